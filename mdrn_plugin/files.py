@@ -1,0 +1,193 @@
+"""Writing files so that a crash leaves the old file or the new one, never half of one.
+
+Every byte this project writes goes through `write_atomic`. The order of steps follows restic's
+local backend: temporary file beside the target, write, flush, check, fsync, close, rename, fsync
+of the folder. The temporary file is locked while it is written, so that a later run can tell the
+left-over of a killed process (lock free) from a file that another process is writing (lock held).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from mdrn_plugin.errors import OutputExists, OutputUnusable
+
+try:
+    import fcntl
+except ImportError:  # Windows: an open file cannot be deleted there, which serves as the lock
+    fcntl = None  # type: ignore[assignment]
+
+PART_PREFIX = ".mdrn-"
+PART_SUFFIX = ".mdrn-part"
+
+# errno values that mean: this folder or disk cannot take the output, whatever the file.
+_UNUSABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR})
+
+
+@contextlib.contextmanager
+def write_atomic(
+    path: str | os.PathLike[str],
+    *,
+    check: Callable[[Path], None] | None = None,
+    overwrite: bool = True,
+) -> Iterator[BinaryIO]:
+    """Open a temporary file beside `path`; put it in place when the block ends without error.
+
+    Parameters
+    ----------
+    path : path-like
+        The final name. Its folder must exist.
+    check : callable, optional
+        Called with the path of the finished temporary file before it takes the final name; an
+        exception from it abandons the write. Writers use it to count pages or decode again.
+    overwrite : bool
+        If false, an existing `path` is never replaced, not even one that appears meanwhile.
+
+    Yields
+    ------
+    BinaryIO
+        Writable and seekable. ``.name`` is the path of the temporary file, for encoders that
+        insist on opening a file themselves.
+
+    Raises
+    ------
+    OutputUnusable
+        The folder is missing, read-only, or the disk is full.
+    OutputExists
+        `overwrite` is false and the file exists.
+    """
+    target = Path(path)
+    try:
+        if not overwrite and os.path.lexists(target):
+            raise OutputExists(f"{target}: exists already; choose another folder or allow overwriting")
+        file, part = _open_part(target.parent)
+        try:
+            with file:
+                yield file
+                file.flush()
+                if check is not None:
+                    check(part)
+                os.fsync(file.fileno())
+            if overwrite:
+                os.replace(part, target)
+            else:
+                _place_new(part, target)
+        except BaseException:
+            # Closed by the `with`; on Windows an open file could not be removed.
+            with contextlib.suppress(OSError):
+                part.unlink()
+            raise
+        _fsync_folder(target.parent)
+    except OSError as error:
+        if error.errno in _UNUSABLE or (
+            error.errno in (errno.ENOENT, errno.EFBIG) and _is_about(error, target)
+        ):
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            raise OutputUnusable(
+                f"{target}: cannot be written ({reason}); free some space or choose another output folder"
+            ) from error
+        raise
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes, *, overwrite: bool = True) -> None:
+    """Write `data` to `path` atomically; see `write_atomic` for what it raises."""
+    with write_atomic(path, overwrite=overwrite) as file:
+        file.write(data)
+
+
+def remove_stale_parts(folder: str | os.PathLike[str]) -> list[Path]:
+    """Remove the temporary files that killed runs left in `folder`, and only those.
+
+    A file is ours when its name has our prefix and suffix, and stale when nobody holds its lock.
+
+    Returns
+    -------
+    list of Path
+        What was removed.
+    """
+    removed = []
+    try:
+        entries = list(os.scandir(folder))
+    except OSError:
+        return []
+    for entry in entries:
+        name = entry.name
+        if not (name.startswith(PART_PREFIX) and name.endswith(PART_SUFFIX)):
+            continue
+        with contextlib.suppress(OSError):
+            if not entry.is_file(follow_symlinks=False):
+                continue
+            if fcntl is not None:
+                descriptor = os.open(entry.path, os.O_RDWR | os.O_NOFOLLOW)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.unlink(entry.path)
+                finally:
+                    os.close(descriptor)
+            else:
+                os.unlink(entry.path)
+            removed.append(Path(entry.path))
+    return removed
+
+
+def _open_part(folder: Path) -> tuple[BinaryIO, Path]:
+    # The name does not contain the target's: a 255-byte name must still have room for it.
+    while True:
+        part = folder / f"{PART_PREFIX}{os.getpid()}-{secrets.token_hex(6)}{PART_SUFFIX}"
+        try:
+            file = open(part, "x+b")  # noqa: SIM115 - closed by the caller's `with`
+        except FileExistsError:
+            continue
+        if fcntl is None:
+            return file, part
+        try:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # a cleaner caught it between creation and lock
+            file.close()
+            continue
+        except OSError:  # a file system without locks: nothing there is ever taken for stale
+            return file, part
+        if os.fstat(file.fileno()).st_nlink == 0:
+            file.close()
+            continue
+        return file, part
+
+
+def _place_new(part: Path, target: Path) -> None:
+    """Give `part` its final name, failing if the name was taken meanwhile."""
+    try:
+        os.link(part, target)
+    except FileExistsError as error:
+        raise OutputExists(f"{target}: appeared while it was being computed; it was left as it is") from error
+    except OSError:  # a file system without hard links
+        if os.path.lexists(target):
+            raise OutputExists(
+                f"{target}: appeared while it was being computed; it was left as it is"
+            ) from None
+        os.replace(part, target)
+        return
+    part.unlink()
+
+
+def _fsync_folder(folder: Path) -> None:
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:  # some network file systems refuse this; the rename stands
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _is_about(error: OSError, target: Path) -> bool:
+    """Whether a missing-file error is about the output folder, not about something else."""
+    return error.errno == errno.EFBIG or not target.parent.is_dir()

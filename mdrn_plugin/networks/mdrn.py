@@ -1,0 +1,152 @@
+"""MDRN, a light UNet++-shaped denoiser (CVPRW 2022, arXiv 2204.13873).
+
+Shapes: N pictures, C channels, H rows, W columns. ``x_NCHW`` is a picture divided by white.
+
+The paper publishes neither the number of blocks nor the channels. What stands here is a
+reconstruction: the simplest structure found whose parameter counts equal the two that the paper
+prints (770 K and 2.38 M; 770,435 and 2,379,395 for colour). Four levels joined by three 2x2
+stride-2 convolutions, ten MSAG nodes X[i,j] with i + j <= 3 in the triangle of UNet++ (Zhou 2018),
+64 channels throughout, and a global residual: output = input - tail.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+LEVELS = 4
+CHANNELS = 64
+STRIDE = 2 ** (LEVELS - 1)
+
+# The nodes whose outputs feature distillation compares (MSAG-2, 3, 4 of the paper).
+FEATURE_NODES = ((0, 1), (0, 2), (0, 3))
+
+
+class MSAB(nn.Module):
+    """Multi-scale attention block: two 3x3 paths of dilation 1 and 2 over halves of the channels.
+
+    1x1, ReLU, split, 3x3 | 3x3 dilated, ReLU, concatenate, channel shuffle, 1x1, + input.
+    The shuffle is a fixed permutation of the channels in front of a 1x1 convolution, so it is
+    carried out on the columns of that convolution's weight: the same sums, twice the speed of a
+    training step on a CPU (85 to 38 ms for 16 patches of 64x64, one thread, bf16).
+    """
+
+    def __init__(self, channels: int = CHANNELS) -> None:
+        super().__init__()
+        half = channels // 2
+        self.expand = nn.Conv2d(channels, channels, 1)
+        self.near = nn.Conv2d(half, half, 3, padding=1)
+        self.wide = nn.Conv2d(half, half, 3, padding=2, dilation=2)
+        self.merge = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Return a tensor of the shape of `x_NCHW`."""
+        near, wide = functional.relu(self.expand(x_NCHW)).chunk(2, 1)
+        near = functional.relu(self.near(near))
+        wide = functional.relu(self.wide(wide))
+        weight = unshuffle_columns(self.merge.weight)
+        return x_NCHW + functional.conv2d(torch.cat([near, wide], 1), weight, self.merge.bias)
+
+
+def unshuffle_columns(weight: Tensor) -> Tensor:
+    """Permute the input channels of `weight` so that it acts on channels not yet shuffled.
+
+    A shuffle in two groups sends channel g * half + k to 2 * k + g (ShuffleNet, Zhang 2018).
+    """
+    return torch.cat([weight[:, 0::2], weight[:, 1::2]], 1)
+
+
+class MSAG(nn.Module):
+    """Multi-scale attention group: a 1x1 fusion of its inputs, `blocks` MSABs, and a long skip."""
+
+    def __init__(self, inputs: int, blocks: int, channels: int = CHANNELS) -> None:
+        super().__init__()
+        self.fusion = nn.Conv2d(inputs * channels, channels, 1)
+        self.blocks = nn.Sequential(*(MSAB(channels) for _ in range(blocks)))
+
+    def forward(self, *inputs_NCHW: Tensor) -> Tensor:
+        """Return one tensor of the shape of each input."""
+        joined = inputs_NCHW[0] if len(inputs_NCHW) == 1 else torch.cat(inputs_NCHW, 1)
+        fused = self.fusion(joined)
+        out: Tensor = self.blocks(fused) + fused
+        return out
+
+
+class Up(nn.ConvTranspose2d):
+    """2x2 stride-2 transposed convolution, computed as a 1x1 convolution and a pixel shuffle.
+
+    Bit for bit the same as the transposed convolution, and cheaper in both directions on CPUs.
+    """
+
+    def __init__(self, channels: int = CHANNELS) -> None:
+        super().__init__(channels, channels, 2, stride=2)
+
+    def forward(self, x_NCHW: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Return the input at twice its height and width."""
+        inputs, outputs = self.weight.shape[:2]
+        weight = self.weight.permute(1, 2, 3, 0).reshape(outputs * 4, inputs, 1, 1)
+        assert self.bias is not None
+        bias = self.bias.repeat_interleave(4)
+        return functional.pixel_shuffle(functional.conv2d(x_NCHW, weight, bias), 2)
+
+
+class MDRN(nn.Module):
+    """The network: X[i,0] = MSAG(down(X[i-1,0])), X[i,j] = MSAG(X[i,0..j-1], up(X[i+1,j-1])).
+
+    Parameters
+    ----------
+    colours : int
+        Channels of the picture: 1 gray, 3 colour.
+    blocks : int
+        MSABs per MSAG: 2 for "2B" (768,129 gray / 770,435 colour parameters),
+        8 for "8B" (2,377,089 / 2,379,395).
+    """
+
+    def __init__(self, colours: int = 1, blocks: int = 2) -> None:
+        super().__init__()
+        self.colours = colours
+        self.n_blocks = blocks
+        self.head = nn.Conv2d(colours, CHANNELS, 3, padding=1)
+        self.down = nn.ModuleList(nn.Conv2d(CHANNELS, CHANNELS, 2, stride=2) for _ in range(LEVELS - 1))
+        self.up = nn.ModuleDict({f"{i}_{j}": Up() for i, j in _nodes() if j > 0})
+        self.msag = nn.ModuleDict({f"{i}_{j}": MSAG(j + 1, blocks) for i, j in _nodes()})
+        self.tail = nn.Conv2d(CHANNELS, colours, 3, padding=1)
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Denoise.
+
+        Parameters
+        ----------
+        x_NCHW : Tensor
+            Noisy pictures, white = 1, `colours` channels, height and width multiples of 8.
+
+        Returns
+        -------
+        Tensor
+            Same shape. The subtraction of the residual is done in the dtype of `x_NCHW`.
+        """
+        return x_NCHW - self.residual(x_NCHW).to(x_NCHW.dtype)
+
+    def residual(self, x_NCHW: Tensor) -> Tensor:
+        """Return the noise that the network sees in `x_NCHW`."""
+        noise: Tensor = self.tail(self.nodes(x_NCHW)[(0, LEVELS - 1)])
+        return noise
+
+    def nodes(self, x_NCHW: Tensor) -> dict[tuple[int, int], Tensor]:
+        """Return the outputs of all ten MSAGs, by (level, column); see `FEATURE_NODES`."""
+        x: dict[tuple[int, int], Tensor] = {}
+        for i, j in _nodes():
+            if j > 0:
+                row = [x[i, k] for k in range(j)]
+                x[i, j] = self.msag[f"{i}_{j}"](*row, self.up[f"{i}_{j}"](x[i + 1, j - 1]))
+            elif i > 0:
+                x[i, 0] = self.msag[f"{i}_0"](self.down[i - 1](x[i - 1, 0]))
+            else:
+                x[0, 0] = self.msag["0_0"](self.head(x_NCHW))
+        return x
+
+
+def _nodes() -> list[tuple[int, int]]:
+    """Return the ten (level, column) pairs, each after those it depends on."""
+    return [(i, d - i) for d in range(LEVELS) for i in range(d, -1, -1)]

@@ -1,0 +1,197 @@
+"""The one record that travels through the pipeline: pixels, what their axes mean, their range.
+
+Axes are letters of ``T Z C Y X S``: time, depth, channel, row, column, and the samples of one RGB
+pixel. Channels (C) are independent pictures with their own noise; samples (S) are one colour
+picture.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mdrn_plugin.errors import BadOption, NotSupported
+
+AXES = "TZCYXS"
+
+# Float pictures whose bulk lies in this interval have white = 1: "0..1, and a little beyond".
+_UNIT_INTERVAL = (-0.5, 1.5)
+_BULK = (0.1, 99.9)  # percent
+_SAMPLE_PX = 4_000_000  # pixels looked at to decide a range; quantiles need no more
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Metadata:
+    """What every format can carry over; a format adds what it needs to write itself back."""
+
+    format: str = ""  # "tiff", "png", "jpeg", "webp", "bmp"; empty for arrays
+    icc: bytes | None = None  # ICC profile
+    exif: bytes | None = None  # EXIF block as in JPEG's APP1, without the "Exif\0\0" prefix
+    xmp: bytes | None = None  # XMP packet
+    dpi: tuple[float, float] | None = None  # horizontal, vertical, dots per inch
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ValueRange:
+    """The pixel values that mean 0.0 and 1.0, in the units of the file."""
+
+    black: float
+    white: float
+    reason: str  # in words, for `info`
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """Pixels with axes, value range and metadata.
+
+    Attributes
+    ----------
+    pixels : array
+        numpy, or anything with numpy slicing, ``shape``, ``dtype`` and ``ndim``.
+    axes : str
+        One letter per dimension, see `AXES`; Y and X are always there.
+    range : ValueRange
+        Decided once for the whole file, never per plane.
+    alpha : bool
+        The last sample of S is opacity: carried along untouched, never denoised.
+    metadata : Metadata
+    """
+
+    pixels: Any
+    axes: str
+    range: ValueRange
+    alpha: bool = False
+    metadata: Metadata = dataclasses.field(default_factory=Metadata)
+
+    def __post_init__(self) -> None:
+        check_axes(self.axes, tuple(self.pixels.shape))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of the axes."""
+        return tuple(self.pixels.shape)
+
+    def length(self, axis: str) -> int:
+        """Return the length of an axis, 1 if the picture does not have it."""
+        return self.shape[self.axes.index(axis)] if axis in self.axes else 1
+
+    @property
+    def colours(self) -> int:
+        """Samples of one pixel without alpha: 1, 3 or 4 (CMYK)."""
+        return self.length("S") - (1 if self.alpha else 0)
+
+    def planes(self) -> Iterator[tuple[slice | int, ...]]:
+        """Yield the index of each plane: all but Y, X and S are integers.
+
+        ``pixels[index]`` has the axes `plane_axes`.
+        """
+        stacked = [n for a, n in zip(self.axes, self.shape, strict=True) if a not in "YXS"]
+        for place in np.ndindex(*stacked):
+            rest = iter(place)
+            yield tuple(slice(None) if a in "YXS" else next(rest) for a in self.axes)
+
+    @property
+    def plane_axes(self) -> str:
+        """The axes that remain inside one plane: some order of Y, X and perhaps S."""
+        return "".join(a for a in self.axes if a in "YXS")
+
+    def channel_of(self, index: tuple[slice | int, ...]) -> int:
+        """Return the position on C of a plane index, 0 if there is no such axis."""
+        if "C" not in self.axes:
+            return 0
+        place = index[self.axes.index("C")]
+        assert isinstance(place, int)
+        return place
+
+
+def check_axes(axes: str, shape: tuple[int, ...]) -> None:
+    """Raise `BadOption` unless `axes` names every dimension of `shape` once, with Y and X."""
+    if len(axes) != len(shape):
+        raise BadOption(
+            f"axes {axes!r}: expected one letter per dimension, got {len(axes)} for shape {shape}; "
+            f"use letters of {AXES}"
+        )
+    if len(set(axes)) != len(axes) or not set(axes) <= set(AXES) or not set("YX") <= set(axes):
+        raise BadOption(f"axes {axes!r}: expected different letters of {AXES} with Y and X among them")
+
+
+def decide_range(pixels: Any, *, bits: int | None = None) -> ValueRange:
+    """Decide black and white of a whole file.
+
+    Integers by their type, or by `bits` where the file says so (10, 12, 14 bit kept in 16; found
+    from the largest value if the file is silent); floats have white = 1 when the 0.1 to 99.9 %
+    quantiles lie in [-0.5, 1.5], else the range of these quantiles.
+
+    Parameters
+    ----------
+    pixels : array
+        The whole file, any real dtype.
+    bits : int, optional
+        Significant bits per value that the file states.
+
+    Raises
+    ------
+    NotSupported
+        Complex or other non-real values.
+    """
+    dtype = np.dtype(pixels.dtype)
+    if dtype.kind == "b":
+        return ValueRange(0.0, 1.0, "boolean")
+    if dtype.kind in "ui":
+        return _integer_range(pixels, dtype, bits)
+    if dtype.kind == "f":
+        return _float_range(pixels)
+    raise NotSupported(f"values of type {dtype}: expected integers or floats; convert the picture first")
+
+
+def _integer_range(pixels: Any, dtype: np.dtype[Any], bits: int | None) -> ValueRange:
+    if dtype.kind == "i":
+        return ValueRange(0.0, float(np.iinfo(dtype).max), f"{dtype.name}: black 0, white the largest value")
+    width = dtype.itemsize * 8
+    if bits is not None and 0 < bits < width:
+        return ValueRange(0.0, float(2**bits - 1), f"{bits} bit, as the file says")
+    if dtype == np.uint16:
+        top = int(max((int(np.max(part)) for part in _parts(pixels)), default=0))
+        for narrow in (10, 12, 14):
+            # A sensor of that depth fills at least half of its range in a file worth denoising;
+            # dim 16-bit pictures must not be taken for saturated 10-bit ones.
+            if 2 ** (narrow - 1) <= top < 2**narrow and narrow > 10 or top == 2**narrow - 1:
+                return ValueRange(0.0, float(2**narrow - 1), f"{narrow} bit in 16: largest value {top}")
+    return ValueRange(0.0, float(2**width - 1), f"{dtype.name}: black 0, white {2**width - 1}")
+
+
+def _float_range(pixels: Any) -> ValueRange:
+    values = sample(pixels)
+    values = values[np.isfinite(values)]
+    if values.size == 0:
+        return ValueRange(0.0, 1.0, "no finite value")
+    low, high = (float(v) for v in np.percentile(values.astype(np.float64), _BULK))
+    if _UNIT_INTERVAL[0] <= low and high <= _UNIT_INTERVAL[1]:
+        return ValueRange(0.0, 1.0, "floats of about 0..1: white 1")
+    if high <= low:
+        return ValueRange(min(low, 0.0), max(abs(high), 1.0), "constant floats")
+    return ValueRange(low, high, f"floats: 0.1 to 99.9 % quantiles {low:.6g} to {high:.6g}")
+
+
+def sample(pixels: Any, limit: int = _SAMPLE_PX) -> NDArray[Any]:
+    """Return about `limit` values spread over all of `pixels`, one dimension."""
+    size = int(np.prod(pixels.shape))
+    if size <= limit:
+        return np.asarray(pixels).ravel()
+    parts = list(_parts(pixels))
+    step = max(1, size // limit)
+    return np.concatenate([part.ravel()[k % step :: step] for k, part in enumerate(parts)])
+
+
+def _parts(pixels: Any) -> Iterator[NDArray[Any]]:
+    """Yield the array piece by piece along its first axis, about 16 million values each."""
+    if pixels.ndim == 0 or 0 in pixels.shape:
+        return
+    row = max(1, int(np.prod(pixels.shape[1:])))
+    rows = max(1, 16_000_000 // row)
+    for start in range(0, pixels.shape[0], rows):
+        yield np.asarray(pixels[start : start + rows])

@@ -1,0 +1,7 @@
+"""``python -m training`` is ``mdrn-train``."""
+
+import sys
+
+from .command import main
+
+sys.exit(main())

@@ -1,0 +1,230 @@
+"""Clean pictures for training: decoded once into a memory-mapped pack, cropped at random.
+
+A pack is two files: ``pixels.u8`` (all pictures behind each other, uint8, row by row, samples
+interleaved) and ``pack.json`` (name, height, width, samples and offset of each).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from mdrn_plugin.errors import BadOption, CannotRead
+from mdrn_plugin.files import write_atomic, write_bytes
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
+
+# Rec. 601 luma, the conversion behind the gray test sets (BSD68 is the gray form of CBSD68).
+LUMA = (0.299, 0.587, 0.114)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Entry:
+    """One picture of a pack."""
+
+    name: str  # path relative to the data folder, with forward slashes
+    height: int  # px
+    width: int  # px
+    samples: int  # 1 gray, 3 RGB
+    offset: int  # bytes from the start of pixels.u8
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Pack:
+    """Decoded pictures, memory-mapped."""
+
+    entries: tuple[Entry, ...]
+    pixels: NDArray[np.uint8]  # one dimension
+    digest: str  # identifies the list of files the pack was made from
+
+    def crop(self, index: int, top: int, left: int, height: int, width: int) -> NDArray[np.uint8]:
+        """Return rows and columns of one picture, shape (height, width, samples)."""
+        e = self.entries[index]
+        size = e.height * e.width * e.samples
+        image = self.pixels[e.offset : e.offset + size].reshape(e.height, e.width, e.samples)
+        return image[top : top + height, left : left + width]
+
+    def select(self, folder: str) -> tuple[list[int], list[int]]:
+        """Split the indices into (inside `folder`, outside it)."""
+        inside = [i for i, e in enumerate(self.entries) if folder in Path(e.name).parts[:-1]]
+        chosen = set(inside)
+        return inside, [i for i in range(len(self.entries)) if i not in chosen]
+
+
+def find_pictures(folder: Path) -> list[Path]:
+    """Return all picture files below `folder`, sorted by name.
+
+    Raises
+    ------
+    BadOption
+        The folder is missing or has no picture.
+    """
+    if not folder.is_dir():
+        raise BadOption(f"{folder}: expected a folder of training pictures, got none; check --data")
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not files:
+        raise BadOption(f"{folder}: expected pictures ({', '.join(sorted(SUFFIXES))}), found none")
+    return files
+
+
+def open_pack(folder: Path, cache: Path) -> Pack:
+    """Return the pack of `folder`, made in `cache` if it is missing or out of date.
+
+    `folder` may also be a pack itself (a folder with pack.json), which needs no decoder.
+
+    Raises
+    ------
+    BadOption
+        No pictures.
+    CannotRead
+        A picture cannot be decoded, or the pack is damaged.
+    """
+    if (folder / "pack.json").is_file():
+        return _load_pack(folder)
+    files = find_pictures(folder)
+    digest = _digest(folder, files)
+    target = cache / digest[:16]
+    if not (target / "pack.json").is_file():
+        target.mkdir(parents=True, exist_ok=True)
+        _write_pack(folder, files, digest, target)
+    return _load_pack(target)
+
+
+def _digest(folder: Path, files: Iterable[Path]) -> str:
+    text = "\n".join(f"{p.relative_to(folder).as_posix()} {p.stat().st_size}" for p in files)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _write_pack(folder: Path, files: list[Path], digest: str, target: Path) -> None:
+    from PIL import Image, UnidentifiedImageError
+
+    entries: list[Entry] = []
+    offset = 0
+    with write_atomic(target / "pixels.u8") as out:
+        for path in files:
+            try:
+                with Image.open(path) as image:
+                    gray = image.mode in ("L", "1", "I", "I;16", "F")
+                    pixels = np.asarray(image.convert("L" if gray else "RGB"))
+            except (OSError, UnidentifiedImageError) as error:
+                raise CannotRead(f"{path}: cannot be decoded ({error}); remove it from the data") from error
+            pixels = pixels.reshape(pixels.shape[0], pixels.shape[1], -1)
+            name = path.relative_to(folder).as_posix()
+            entries.append(Entry(name, *pixels.shape, offset))
+            offset += pixels.size
+            out.write(np.ascontiguousarray(pixels).data)
+    index = {"digest": digest, "entries": [dataclasses.astuple(e) for e in entries]}
+    write_bytes(target / "pack.json", json.dumps(index).encode())
+
+
+def _load_pack(folder: Path) -> Pack:
+    index = json.loads((folder / "pack.json").read_text())
+    entries = tuple(Entry(*row) for row in index["entries"])
+    pixels: NDArray[np.uint8] = np.memmap(folder / "pixels.u8", dtype=np.uint8, mode="r")
+    expected = max(e.offset + e.height * e.width * e.samples for e in entries)
+    if pixels.size != expected:
+        raise CannotRead(
+            f"{folder}: expected {expected} bytes of pixels, got {pixels.size}; delete the folder"
+        )
+    return Pack(entries, pixels, index["digest"])
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CropRules:
+    """How training patches are cut out of a pack."""
+
+    patch: int = 64  # px, side of a patch
+    colours: int = 1  # 1 gray, 3 RGB
+    rescale: tuple[float, float] = (0.6, 1.0)  # random downscale of large pictures
+    rescale_above_px: int = 500_000  # pictures with fewer pixels are taken as they are
+    shuffle_colours: bool = False  # random order of R, G, B
+
+
+class Crops:
+    """Random patches; the batch of a step is a function of (seed, step) and of nothing else.
+
+    That is what makes a resumed run equal to an unbroken one. A picture is drawn with a
+    probability proportional to the square root of its pixels, so that large photographs give more
+    patches than small ones without drowning them.
+    """
+
+    def __init__(self, pack: Pack, indices: list[int], rules: CropRules, seed: int) -> None:
+        smallest = rules.patch
+        self._indices = [
+            i for i in indices if min(pack.entries[i].height, pack.entries[i].width) >= smallest
+        ]
+        if not self._indices:
+            raise BadOption(f"no training picture of at least {smallest}x{smallest} pixels; check --data")
+        sizes = [pack.entries[i].height * pack.entries[i].width for i in self._indices]
+        weights = np.sqrt(np.array(sizes, float))
+        self._probability = weights / weights.sum()
+        self._pack = pack
+        self._rules = rules
+        self._seed = seed
+
+    def batch(self, step: int, size: int) -> Tensor:
+        """Return the clean patches of a step: float32 NCHW, 0..1."""
+        rng = np.random.default_rng((self._seed, step))
+        chosen = rng.choice(len(self._indices), size, p=self._probability)
+        return torch.stack([self._patch(rng, self._indices[int(k)]) for k in chosen])
+
+    def _patch(self, rng: np.random.Generator, index: int) -> Tensor:
+        rules, e = self._rules, self._pack.entries[index]
+        scale = 1.0
+        if e.height * e.width > rules.rescale_above_px:
+            scale = rng.uniform(*rules.rescale)
+        side = min(math.ceil(rules.patch / scale), e.height, e.width)
+        top = int(rng.integers(e.height - side + 1))
+        left = int(rng.integers(e.width - side + 1))
+        patch = _to_tensor(self._pack.crop(index, top, left, side, side), rules.colours)
+        if side != rules.patch:
+            patch = functional.interpolate(
+                patch[None],
+                size=(rules.patch, rules.patch),
+                mode="bicubic",
+                antialias=True,
+                align_corners=False,
+            )[0].clamp_(0, 1)
+        patch = dihedral(patch, int(rng.integers(8)))
+        if rules.shuffle_colours and rules.colours == 3:
+            patch = patch[torch.from_numpy(rng.permutation(3))]
+        return patch
+
+
+def dihedral(x_CHW: Tensor, k: int) -> Tensor:
+    """Return the k-th of the eight rotations and reflections of a square picture."""
+    x_CHW = torch.rot90(x_CHW, k % 4, (-2, -1))
+    return x_CHW.flip(-1) if k >= 4 else x_CHW
+
+
+def whole_pictures(pack: Pack, indices: list[int], colours: int, multiple: int) -> list[Tensor]:
+    """Return pictures whole, cut at the right and below to a multiple of `multiple` pixels.
+
+    Each is float32 of shape (colours, height, width), 0..1.
+    """
+    pictures = []
+    for i in indices:
+        e = pack.entries[i]
+        height, width = e.height // multiple * multiple, e.width // multiple * multiple
+        if height and width:
+            pictures.append(_to_tensor(pack.crop(i, 0, 0, height, width), colours))
+    return pictures
+
+
+def _to_tensor(pixels_HWC: NDArray[np.uint8], colours: int) -> Tensor:
+    x_CHW = torch.from_numpy(np.array(pixels_HWC.transpose(2, 0, 1), order="C")).float().div_(255)
+    if colours == 1 and x_CHW.shape[0] == 3:
+        x_CHW = (x_CHW * torch.tensor(LUMA)[:, None, None]).sum(0, keepdim=True)
+    elif colours == 3 and x_CHW.shape[0] == 1:
+        x_CHW = x_CHW.expand(3, -1, -1)
+    return x_CHW
