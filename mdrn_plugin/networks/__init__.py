@@ -1,0 +1,1 @@
+"""Neural networks: torch modules that know tensors and nothing else."""

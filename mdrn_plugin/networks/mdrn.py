@@ -150,3 +150,123 @@ class MDRN(nn.Module):
 def _nodes() -> list[tuple[int, int]]:
     """Return the ten (level, column) pairs, each after those it depends on."""
     return [(i, d - i) for d in range(LEVELS) for i in range(d, -1, -1)]
+
+
+def exact_halo(blocks: int) -> int:
+    """Return how far a pixel of a tile can depend on pixels outside it, in px.
+
+    For tiles whose origin and size are multiples of `STRIDE`; rounded up to one. 96 for 2B, 368
+    for 8B. Follows the longest path back from the last pixel of a tile to the input: `reach` is
+    the position of the right-most pixel that it depends on.
+    """
+    last = STRIDE - 1
+    reach = last + 1  # tail
+    for level in range(LEVELS):  # X[0,3] down to X[3,0]
+        block = 2**level
+        reach = reach // block * block + block - 1  # a pixel of this level covers a block
+        reach += 2 * blocks * block  # each MSAB: dilation 2
+    for level in reversed(range(LEVELS - 1)):  # X[2,0] up to X[0,0], block edges coincide
+        reach += 2 * blocks * 2**level
+    reach += 1  # head
+    return -(-(reach - last) // STRIDE) * STRIDE
+
+
+class FoldedMDRN(nn.Module):
+    """The same function as a trained `MDRN`, arranged for inference.
+
+    Three identities, exact in real arithmetic: the channel shuffle moves into the columns of the
+    merging 1x1 (as in training); a 1x1 convolution of a concatenation is the sum of 1x1
+    convolutions of its parts; and "transposed convolution, then its share of the fusion" is one
+    1x1 convolution followed by a pixel shuffle.
+    """
+
+    @torch.no_grad()
+    def __init__(self, network: MDRN) -> None:
+        super().__init__()
+        self.colours = network.colours
+        self.head = _copy(network.head.weight, network.head.bias, padding=1)
+        self.tail = _copy(network.tail.weight, network.tail.bias, padding=1)
+        self.down = nn.ModuleList(_copy(d.weight, d.bias, stride=2) for d in network.down)  # type: ignore[arg-type]
+        self.fusion = nn.ModuleDict()
+        self.rise = nn.ModuleDict()
+        self.blocks = nn.ModuleDict()
+        for i, j in _nodes():
+            name = f"{i}_{j}"
+            group = network.msag[name]
+            assert isinstance(group, MSAG)
+            fusion = group.fusion
+            if j == 0:
+                self.fusion[name] = _copy(fusion.weight, fusion.bias)
+            else:
+                self.fusion[name] = _copy(fusion.weight[:, : j * CHANNELS], None)
+                up = network.up[name]
+                assert isinstance(up, Up)
+                self.rise[name] = _fold_up(up, fusion.weight[:, j * CHANNELS :], fusion.bias)
+            self.blocks[name] = nn.ModuleList(_FoldedMSAB(b) for b in group.blocks)  # type: ignore[arg-type]
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Denoise; the subtraction of the residual is done in the dtype of `x_NCHW`."""
+        return x_NCHW - self.residual(x_NCHW).to(x_NCHW.dtype)
+
+    def residual(self, x_NCHW: Tensor) -> Tensor:
+        """Return the noise that the network sees, in the dtype of the weights."""
+        x: dict[tuple[int, int], Tensor] = {}
+        for i, j in _nodes():
+            name = f"{i}_{j}"
+            if j > 0:
+                row = torch.cat([x[i, k] for k in range(j)], 1) if j > 1 else x[i, 0]
+                fused = self.fusion[name](row)
+                fused += functional.pixel_shuffle(self.rise[name](x[i + 1, j - 1]), 2)
+            elif i > 0:
+                fused = self.fusion[name](self.down[i - 1](x[i - 1, 0]))
+            else:
+                fused = self.fusion[name](self.head(x_NCHW.to(self.head.weight.dtype)))
+            value = fused
+            for block in self.blocks[name]:  # type: ignore[union-attr]
+                value = block(value)
+            x[i, j] = value + fused
+        noise: Tensor = self.tail(x[0, LEVELS - 1])
+        return noise
+
+
+class _FoldedMSAB(nn.Module):
+    def __init__(self, block: MSAB) -> None:
+        super().__init__()
+        self.expand = _copy(block.expand.weight, block.expand.bias)
+        self.near = _copy(block.near.weight, block.near.bias, padding=1)
+        self.wide = _copy(block.wide.weight, block.wide.bias, padding=2, dilation=2)
+        self.merge = _copy(unshuffle_columns(block.merge.weight), block.merge.bias)
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        near, wide = self.expand(x_NCHW).relu_().chunk(2, 1)
+        out: Tensor = self.merge(torch.cat([self.near(near).relu_(), self.wide(wide).relu_()], 1))
+        return out.add_(x_NCHW)
+
+
+def _copy(
+    weight: Tensor, bias: Tensor | None, *, padding: int = 0, stride: int = 1, dilation: int = 1
+) -> nn.Conv2d:
+    outputs, inputs, rows, columns = weight.shape
+    convolution = nn.Conv2d(
+        inputs, outputs, (rows, columns), stride, padding, dilation, bias=bias is not None
+    ).requires_grad_(False)
+    convolution.weight.copy_(weight)
+    if bias is not None:
+        assert convolution.bias is not None
+        convolution.bias.copy_(bias)
+    return convolution
+
+
+def _fold_up(up: Up, fusion: Tensor, fusion_bias: Tensor | None) -> nn.Conv2d:
+    """Return the 1x1 convolution whose pixel shuffle is fusion(up(x)), in double precision inside."""
+    assert up.bias is not None
+    assert fusion_bias is not None
+    matrix = fusion[:, :, 0, 0].double()
+    # up.weight is (input, output, row, column); pixel_shuffle wants channel = output * 4 + place.
+    weight = torch.einsum("oc,icrs->orsi", matrix, up.weight.double())
+    bias = matrix @ up.bias.double() + fusion_bias.double()
+    outputs, inputs = matrix.shape[0], up.weight.shape[0]
+    return _copy(
+        weight.reshape(outputs * 4, inputs, 1, 1).to(up.weight.dtype),
+        bias.repeat_interleave(4).to(up.weight.dtype),
+    )
