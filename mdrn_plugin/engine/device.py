@@ -1,0 +1,90 @@
+"""Which device and which precision; decided from what the machine is, never by timing."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
+from mdrn_plugin.errors import BadOption
+
+CHOICES = "auto, cpu, cuda, cuda:N, mps"
+
+
+def resolve_device(wish: str) -> str:
+    """Turn a wish into the name of a device that is there.
+
+    Parameters
+    ----------
+    wish : str
+        "auto" takes the first CUDA device, else the CPU. Apple's MPS is used on request only.
+
+    Raises
+    ------
+    BadOption
+        Not a device name, or no such device on this machine.
+    """
+    if wish == "auto":
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+    if wish == "cpu":
+        return "cpu"
+    if wish == "cuda" or wish.startswith("cuda:"):
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        number = wish.removeprefix("cuda").removeprefix(":") or "0"
+        if not number.isdigit():
+            raise BadOption(f"device {wish!r}: expected one of {CHOICES}")
+        if int(number) >= count:
+            raise BadOption(f"device {wish!r}: this machine has {count} CUDA devices; use --device cpu or auto")
+        return f"cuda:{number}"
+    if wish == "mps":
+        if not torch.backends.mps.is_available():
+            raise BadOption("device 'mps': not available on this machine; use --device cpu or auto")
+        return "mps"
+    raise BadOption(f"device {wish!r}: expected one of {CHOICES}")
+
+
+def resolve_precision(wish: str, device: str) -> str:
+    """Return "fp32" or "bf16".
+
+    "auto" means bf16 where the hardware multiplies it directly (CUDA from Ampere on; CPUs with
+    AMX or AVX512-BF16), else fp32. The residual is always subtracted in fp32.
+    """
+    if wish in ("fp32", "bf16"):
+        return wish
+    if wish != "auto":
+        raise BadOption(f"precision {wish!r}: expected one of auto, fp32, bf16")
+    if device.startswith("cuda"):
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    if device == "cpu" and _cpu_multiplies_bf16():
+        return "bf16"
+    return "fp32"
+
+
+def _cpu_multiplies_bf16() -> bool:
+    try:
+        found: bool = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    except AttributeError:  # another torch: without the question there is no safe yes
+        return False
+    return found
+
+
+@contextlib.contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Use `count` CPU threads inside the block; None leaves the setting alone."""
+    before = torch.get_num_threads()
+    if count is not None and count != before:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != before:
+            torch.set_num_threads(before)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception of torch or numpy means that memory ran out."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    # The CPU allocator of torch raises a plain RuntimeError.
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

@@ -1,0 +1,247 @@
+"""Running a network over planes, tile by tile, straight into the output.
+
+Memory is bounded by the tile: a tile is read from the source, turned into floats, denoised,
+turned back and written; neither a float copy of the picture nor a full-size result in another
+type ever exists.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mdrn_plugin.engine.device import is_out_of_memory
+from mdrn_plugin.engine.ensemble import eightfold
+from mdrn_plugin.engine.tiles import Tile, cut
+from mdrn_plugin.errors import Cancelled, OutOfMemory
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# The network sees values of about 0..1; what lies beyond these limits (hot pixels, 1e30) is kept
+# aside and added back, so that it neither leaks into its surroundings nor is lost.
+_SEEN = (-2.0, 3.0)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Job:
+    """How one plane is run.
+
+    Attributes
+    ----------
+    network : nn.Module
+        Inference form, float32.
+    black, gain : float
+        The network sees ``(value - black) * gain``.
+    tile, halo, stride : int
+        px.
+    ensemble : int
+        1, or 8 for the self-ensemble.
+    device, precision : str
+        As `engine.device` resolves them.
+    strength : float
+        0 returns the input, 1 the network's result.
+    saturate : pair of float, optional
+        Limits of the stored integers in file units; None for floats.
+    fill : float
+        File-unit value that stands in for pixels that are not finite while the network runs.
+    user_tile : bool
+        The user set the tile: it is not overridden when memory runs out.
+    """
+
+    network: nn.Module
+    black: float
+    gain: float
+    tile: int
+    halo: int
+    stride: int
+    ensemble: int = 1
+    device: str = "cpu"
+    precision: str = "fp32"
+    strength: float = 1.0
+    saturate: tuple[float, float] | None = None
+    fill: float = 0.0
+    user_tile: bool = False
+
+
+Progress = Callable[[int, int], None]
+Stop = Callable[[], bool]
+
+
+def count_tiles(height: int, width: int, job: Job) -> int:
+    """Return how many tiles `run_plane` will go through."""
+    return len(cut(height, width, job.tile, job.halo, job.stride))
+
+
+def run_plane(
+    source_HWC: Any,
+    target_HWC: NDArray[Any],
+    job: Job,
+    *,
+    tile_done: Callable[[], None] | None = None,
+    stop: Stop | None = None,
+) -> Job:
+    """Denoise one plane into `target_HWC`.
+
+    Parameters
+    ----------
+    source_HWC : array (H, W, C)
+        Any real dtype, file units; sliced tile by tile, never written to.
+    target_HWC : ndarray (H, W, C)
+        Same dtype; may be a view.
+    job : Job
+    tile_done : callable, optional
+        Called after every tile.
+    stop : callable, optional
+        Asked between tiles.
+
+    Returns
+    -------
+    Job
+        As it was carried out: a smaller tile or another device after memory ran out.
+
+    Raises
+    ------
+    Cancelled
+        `stop` said so; the target is half done and must be thrown away.
+    OutOfMemory
+        Not even the smallest tile fits, or the user's own does not.
+    """
+    height, width = source_HWC.shape[:2]
+    while True:
+        try:
+            with torch.inference_mode():
+                network = placed(job.network, job.device, job.precision)
+                for tile in cut(height, width, job.tile, job.halo, job.stride):
+                    if stop is not None and stop():
+                        raise Cancelled("stopped on request; nothing was written")
+                    _run_tile(source_HWC, target_HWC, tile, network, job)
+                    if tile_done is not None:
+                        tile_done()
+            return job
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            job = smaller_job(job, error)
+
+
+def smaller_job(job: Job, error: BaseException) -> Job:
+    """Return the next thing to try after memory ran out: half the tile, then the CPU.
+
+    Raises
+    ------
+    OutOfMemory
+        Nothing is left to try, or the user set the tile.
+    """
+    if job.device.startswith("cuda"):
+        torch.cuda.empty_cache()
+    smallest = 8 * job.stride
+    half = max(smallest, job.tile // 2 // job.stride * job.stride)
+    if job.user_tile:
+        raise OutOfMemory(
+            f"tile {job.tile}: does not fit into the memory of {job.device}; try --tile {half} or leave it out"
+        ) from error
+    if half < job.tile:
+        return dataclasses.replace(job, tile=half)
+    if job.device != "cpu":
+        return dataclasses.replace(job, device="cpu", precision="fp32")
+    raise OutOfMemory(f"out of memory even with tiles of {smallest} px; close other programs") from error
+
+
+def _run_tile(source: Any, target: NDArray[Any], tile: Tile, network: nn.Module, job: Job) -> None:
+    values = np.asarray(source[tile.read_top : tile.read_bottom, tile.read_left : tile.read_right])
+    x_HWC = values.astype(np.float64 if values.dtype.itemsize > 4 else np.float32)
+    odd = ~np.isfinite(x_HWC) if values.dtype.kind == "f" else None
+    if odd is not None and odd.any():
+        x_HWC[odd] = job.fill
+    else:
+        odd = None
+    scaled = ((x_HWC - job.black) * job.gain).astype(np.float32)
+    seen = np.clip(scaled, *_SEEN)
+
+    x_NCHW = _to_device(_pad(seen, job.stride), job.device)
+    # What is asked of the network is the residual; it is subtracted here, in at least float32.
+    with _precision(job):
+        noise_NCHW = (
+            eightfold(lambda t: _residual(network, t), x_NCHW)
+            if job.ensemble == 8
+            else _residual(network, x_NCHW)
+        )
+    noise = noise_NCHW[0].permute(1, 2, 0).float().cpu().numpy()
+
+    rows = slice(tile.top - tile.read_top, tile.bottom - tile.read_top)
+    columns = slice(tile.left - tile.read_left, tile.right - tile.read_left)
+    result = x_HWC[rows, columns] - noise[rows, columns] * (job.strength / job.gain)
+    if odd is not None:
+        place = odd[rows, columns]
+        result[place] = values[rows, columns][place]
+    target[tile.top : tile.bottom, tile.left : tile.right] = _store(result, values.dtype, job.saturate)
+
+
+def _store(
+    result: NDArray[np.floating[Any]], dtype: np.dtype[Any], limits: tuple[float, float] | None
+) -> NDArray[Any]:
+    if dtype.kind == "f":
+        with np.errstate(over="ignore"):  # float16 may overflow to infinity only where it was near it
+            return result.astype(dtype)
+    if dtype.kind == "b":
+        return result >= 0.5
+    info = np.iinfo(dtype)
+    low, high = limits or (info.min, info.max)
+    rounded = np.rint(result)
+    stored = np.clip(rounded, low, high)
+    # A float cannot hold the largest 64-bit integers: what reaches the limit is set, not cast.
+    top = stored >= float(high)
+    out = np.where(top, 0, stored).astype(dtype)
+    out[top] = int(high)
+    return out
+
+
+def _residual(network: nn.Module, x_NCHW: Tensor) -> Tensor:
+    noise: Tensor = network.residual(x_NCHW)  # type: ignore[operator]
+    return noise.float()
+
+
+def _precision(job: Job) -> Any:
+    if job.precision == "bf16":
+        return torch.autocast(job.device.split(":")[0], torch.bfloat16, enabled=False)
+    return torch.autocast("cpu", enabled=False)
+
+
+def _pad(x_HWC: NDArray[np.float32], stride: int) -> NDArray[np.float32]:
+    """Mirror the right and lower border out to multiples of `stride`.
+
+    "symmetric" rather than "reflect": it exists for a single pixel too.
+    """
+    down, right = -x_HWC.shape[0] % stride, -x_HWC.shape[1] % stride
+    if not down and not right:
+        return x_HWC
+    return np.pad(x_HWC, ((0, down), (0, right), (0, 0)), mode="symmetric")
+
+
+def _to_device(x_HWC: NDArray[np.float32], device: str) -> Tensor:
+    # An HWC array seen as NCHW is channels_last already.
+    x = torch.from_numpy(np.ascontiguousarray(x_HWC))[None].permute(0, 3, 1, 2)
+    return x.to(device).contiguous(memory_format=torch.channels_last)
+
+
+_placed: dict[tuple[int, str, str], nn.Module] = {}
+
+
+def placed(network: nn.Module, device: str, precision: str) -> nn.Module:
+    """Return a copy of `network` on a device in a precision; made once and kept."""
+    import copy
+
+    key = (id(network), device, precision)
+    if key not in _placed:
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        twin = copy.deepcopy(network).to(device=device, dtype=dtype, memory_format=torch.channels_last)
+        twin.source = network  # type: ignore[assignment]  # keeps the id from being used again
+        _placed[key] = twin.eval()
+    return _placed[key]

@@ -1,0 +1,62 @@
+"""Cutting a plane into tiles that, put together, equal the whole."""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Tile:
+    """One tile: what is read, and what of the result is kept. All in px, half open."""
+
+    top: int  # kept rows
+    bottom: int
+    left: int  # kept columns
+    right: int
+    read_top: int  # kept rows plus halo, cut at the picture's border
+    read_bottom: int
+    read_left: int
+    read_right: int
+
+
+def cut(height: int, width: int, tile: int, halo: int, stride: int) -> list[Tile]:
+    """Cut a plane into tiles of at most `tile` kept pixels a side.
+
+    Origins are multiples of `stride`, so that the grid of a network that halves its resolution
+    lies where it lies for the whole plane; the halo is cut at the picture's border, where the
+    network pads tile and whole alike. The tiles of a row (and of a column) are as equal as the
+    stride allows: no slivers at the right and lower border.
+
+    Parameters
+    ----------
+    height, width : int
+        Of the plane.
+    tile, halo : int
+        Multiples of `stride`.
+    stride : int
+    """
+    if tile % stride or halo % stride or tile <= 0 or halo < 0:
+        raise AssertionError(f"tile {tile} and halo {halo} must be multiples of {stride}")
+    tiles = []
+    for top, bottom in _spans(height, tile, stride):
+        for left, right in _spans(width, tile, stride):
+            tiles.append(
+                Tile(
+                    top,
+                    bottom,
+                    left,
+                    right,
+                    max(0, top - halo),
+                    min(height, bottom + halo),
+                    max(0, left - halo),
+                    min(width, right + halo),
+                )
+            )
+    return tiles
+
+
+def _spans(length: int, tile: int, stride: int) -> list[tuple[int, int]]:
+    count = -(-length // tile)
+    units = -(-length // stride)
+    edges = [min(length, stride * (units * k // count)) for k in range(count)] + [length]
+    return [(a, b) for a, b in zip(edges, edges[1:], strict=False) if b > a]
