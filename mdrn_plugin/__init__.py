@@ -1,0 +1,173 @@
+"""MDRN: image denoising that people can trust without tuning.
+
+>>> import mdrn_plugin
+>>> clean = mdrn_plugin.denoise(noisy)  # doctest: +SKIP
+
+The functions here are a thin door to `mdrn_plugin.pipeline`; torch is imported when the first of
+them needs it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mdrn_plugin.noise.profile import NoiseProfile
+    from mdrn_plugin.picture import Picture
+    from mdrn_plugin.result import Result
+    from mdrn_plugin.zoo import Descriptor
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "denoise", "estimate_noise", "models", "read", "write"]
+
+
+def denoise(
+    pixels: Any,
+    *,
+    axes: str | None = None,
+    noise: str | float = "auto",
+    quality: str = "balanced",
+    model: str | None = None,
+    range: tuple[float, float] | None = None,
+    strength: float = 1.0,
+    device: str = "auto",
+    tile: int | None = None,
+    threads: int | None = None,
+    return_result: bool = False,
+) -> Any:
+    """Denoise an array.
+
+    Parameters
+    ----------
+    pixels : array
+        numpy, torch, dask or xarray; any real dtype. Never written to.
+    axes : str, optional
+        One letter of ``T Z C Y X S`` per dimension. Left out: the names of an xarray, else YX,
+        YXS if the last dimension is 3 or 4, or ZYX, TZYX, TZCYX by the number of dimensions.
+    noise : str or float
+        "auto"; 25 or "25" for a standard deviation of 25/255 of white; "25dn" in units of the pixels.
+    quality : str
+        "fast", "balanced", "best" or "best+" (mean over eight symmetries).
+    model : str, optional
+        Name of a model, see `models`; instead of the choice by noise and quality.
+    range : pair of float, optional
+        The values that mean black and white; left out: decided from dtype and values.
+    strength : float
+        0 keeps the input, 1 takes the network's result.
+    device : str
+        "auto", "cpu", "cuda", "cuda:N" or "mps".
+    tile : int, optional
+        Side of a tile, px, a multiple of 16.
+    threads : int, optional
+        CPU threads.
+    return_result : bool
+        Return a `mdrn_plugin.result.Result` (picture, noise, plan, verdict) instead.
+
+    Returns
+    -------
+    array
+        Of the same kind (numpy, torch or xarray; dask gives numpy), shape and dtype.
+
+    Raises
+    ------
+    mdrn_plugin.errors.BadOption
+        An option or `axes` is impossible.
+    mdrn_plugin.errors.NotSupported
+        Complex values.
+    """
+    from mdrn_plugin.pipeline import denoise_picture
+    from mdrn_plugin.plan import Options
+
+    options = Options(
+        noise=str(noise),
+        quality=quality,
+        model=model,
+        device=device,
+        tile=tile,
+        threads=threads,
+        strength=strength,
+    )
+    result: Result = denoise_picture(_as_picture(pixels, axes, range), options)
+    return result if return_result else _like(pixels, result.picture.pixels)
+
+
+def estimate_noise(
+    pixels: Any, *, axes: str | None = None, range: tuple[float, float] | None = None
+) -> tuple[NoiseProfile, ...]:
+    """Measure the noise of an array: one profile per channel; see `denoise` for the parameters."""
+    from mdrn_plugin.noise import estimate_channels
+
+    return estimate_channels(_as_picture(pixels, axes, range))
+
+
+def read(path: str | os.PathLike[str]) -> Picture:
+    """Read a picture with its axes, value range and metadata; see `mdrn_plugin.formats.read`."""
+    from mdrn_plugin import formats
+
+    return formats.read(path)
+
+
+def write(path: str | os.PathLike[str], picture: Picture, *, overwrite: bool = False) -> None:
+    """Write a picture in the format that the suffix names; see `mdrn_plugin.formats.write`."""
+    from mdrn_plugin import formats
+
+    formats.write(path, picture, overwrite=overwrite)
+
+
+def models() -> tuple[Descriptor, ...]:
+    """Return what is known of every shipped model: name, noise band, measured PSNR."""
+    from mdrn_plugin.zoo import shipped
+
+    return shipped().descriptors
+
+
+def _as_picture(pixels: Any, axes: str | None, limits: tuple[float, float] | None) -> Picture:
+    import numpy as np
+
+    from mdrn_plugin.errors import BadOption
+    from mdrn_plugin.picture import Picture, ValueRange, decide_range
+
+    if axes is None:
+        axes = _guess_axes(pixels)
+    if hasattr(pixels, "detach"):  # torch
+        array = pixels.detach().cpu().numpy()
+    else:
+        array = np.asarray(pixels)
+    if 0 in array.shape:
+        raise BadOption(f"pixels: expected at least one pixel, got shape {array.shape}")
+    decided = decide_range(array)
+    if limits is not None:
+        low, high = limits
+        if not low < high:
+            raise BadOption(f"range {limits}: expected black below white")
+        decided = ValueRange(float(low), float(high), "given")
+    picture = Picture(array, axes.upper(), decided)
+    return dataclasses.replace(picture, alpha=picture.length("S") in (2, 4))
+
+
+def _guess_axes(pixels: Any) -> str:
+    from mdrn_plugin.errors import BadOption
+    from mdrn_plugin.picture import AXES
+
+    shape = tuple(pixels.shape)
+    dims = getattr(pixels, "dims", None)
+    if dims is not None and all(len(str(d)) == 1 and str(d).upper() in AXES for d in dims):
+        return "".join(str(d).upper() for d in dims)
+    colour = len(shape) >= 3 and shape[-1] in (3, 4)
+    by_length = ("YX", "ZYX", "TZYX", "TZCYX")
+    count = len(shape) - (1 if colour else 0)
+    if not 2 <= count <= 5:
+        raise BadOption(f"pixels: expected 2 to 6 dimensions, got shape {shape}; give axes")
+    return by_length[count - 2] + ("S" if colour else "")
+
+
+def _like(original: Any, pixels: Any) -> Any:
+    if hasattr(original, "detach"):
+        import torch
+
+        return torch.from_numpy(pixels).to(original.device)
+    if hasattr(original, "dims") and hasattr(original, "copy"):
+        return original.copy(data=pixels)
+    return pixels

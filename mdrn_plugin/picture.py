@@ -195,3 +195,27 @@ def _parts(pixels: Any) -> Iterator[NDArray[Any]]:
     rows = max(1, 16_000_000 // row)
     for start in range(0, pixels.shape[0], rows):
         yield np.asarray(pixels[start : start + rows])
+
+
+def channel_spread(picture: Picture) -> tuple[tuple[float, float], ...]:
+    """Return the 0.1 and 99.9 % quantiles of each channel (C), in file units.
+
+    Over all samples of a colour picture together, without alpha; one pair for a picture without
+    channels. A channel without a finite value gives (0, 0).
+    """
+    spreads = []
+    for channel in range(picture.length("C")):
+        planes = [p for p in picture.planes() if picture.channel_of(p) == channel]
+        step = max(1, len(planes) // 16)
+        chosen = planes[step // 2 :: step][:16]
+        parts = []
+        for index in chosen:
+            plane = np.asarray(picture.pixels[index])
+            if picture.alpha:
+                plane = np.moveaxis(plane, picture.plane_axes.index("S"), -1)[..., :-1]
+            parts.append(sample(plane, _SAMPLE_PX // len(chosen)).astype(np.float64))
+        values = np.concatenate(parts) if parts else np.zeros(0)
+        values = values[np.isfinite(values)]
+        low, high = np.percentile(values, _BULK) if values.size else (0.0, 0.0)
+        spreads.append((float(low), float(high)))
+    return tuple(spreads)

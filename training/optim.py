@@ -35,7 +35,7 @@ class MuonAdam:
         outer: tuple[str, ...] = ("head", "tail"),
         *,
         momentum: float = 0.95,
-        betas: tuple[float, float] = (0.9, 0.999),
+        betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.0,
     ) -> None:
         self._momentum = momentum

@@ -167,7 +167,8 @@ def _run_tile(source: Any, target: NDArray[Any], tile: Tile, network: nn.Module,
 
     x_NCHW = _to_device(_pad(seen, job.stride), job.device)
     # What is asked of the network is the residual; it is subtracted here, in at least float32.
-    with _precision(job):
+    # The caller may be inside an autocast block of its own: the plan decides the precision.
+    with torch.autocast(job.device.split(":")[0], enabled=False):
         noise_NCHW = (
             eightfold(lambda t: _residual(network, t), x_NCHW)
             if job.ensemble == 8
@@ -208,12 +209,6 @@ def _residual(network: nn.Module, x_NCHW: Tensor) -> Tensor:
     return noise.float()
 
 
-def _precision(job: Job) -> Any:
-    if job.precision == "bf16":
-        return torch.autocast(job.device.split(":")[0], torch.bfloat16, enabled=False)
-    return torch.autocast("cpu", enabled=False)
-
-
 def _pad(x_HWC: NDArray[np.float32], stride: int) -> NDArray[np.float32]:
     """Mirror the right and lower border out to multiples of `stride`.
 
@@ -231,7 +226,7 @@ def _to_device(x_HWC: NDArray[np.float32], device: str) -> Tensor:
     return x.to(device).contiguous(memory_format=torch.channels_last)
 
 
-_placed: dict[tuple[int, str, str], nn.Module] = {}
+_placed: dict[tuple[int, str, str], tuple[nn.Module, nn.Module]] = {}
 
 
 def placed(network: nn.Module, device: str, precision: str) -> nn.Module:
@@ -241,7 +236,7 @@ def placed(network: nn.Module, device: str, precision: str) -> nn.Module:
     key = (id(network), device, precision)
     if key not in _placed:
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        twin = copy.deepcopy(network).to(device=device, dtype=dtype, memory_format=torch.channels_last)
-        twin.source = network  # type: ignore[assignment]  # keeps the id from being used again
-        _placed[key] = twin.eval()
-    return _placed[key]
+        twin = copy.deepcopy(network).set_precision(dtype)  # type: ignore[operator]
+        twin = twin.to(device, memory_format=torch.channels_last).eval()
+        _placed[key] = (network, twin)  # the original too: its id must not be used again
+    return _placed[key][1]

@@ -1,0 +1,232 @@
+"""The one way to a denoised pixel: read, estimate, plan, run, check, write.
+
+The command line, the napari widgets, the Python functions and the cluster workers all come
+through here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mdrn_plugin.noise import estimate_channels
+from mdrn_plugin.noise.profile import NoiseProfile
+from mdrn_plugin.picture import Picture, ValueRange, channel_spread
+from mdrn_plugin.plan import Facts, Machine, Options, Plan, parse_noise, resolve
+from mdrn_plugin.result import Result, check_residual, judge, plane_HWC
+
+if TYPE_CHECKING:
+    from mdrn_plugin.engine.run import Job, Progress, Stop
+    from mdrn_plugin.zoo import Zoo
+
+
+def denoise_file(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    options: Options,
+    *,
+    value_range: ValueRange | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    stop: Stop | None = None,
+) -> Result:
+    """Read `source`, denoise it, write `target`; see `denoise_picture`."""
+    from mdrn_plugin import formats
+
+    picture = formats.read(source)
+    if value_range is not None:
+        picture = dataclasses.replace(picture, range=value_range)
+    formats.check_can_hold(
+        target,
+        shape=picture.shape,
+        axes=picture.axes,
+        dtype=picture.pixels.dtype,
+        alpha=picture.alpha,
+        source_metadata=picture.metadata,
+    )
+    result = denoise_picture(picture, options, progress=progress, stop=stop)
+    formats.write(target, result.picture, provenance=provenance(result.plan), overwrite=overwrite)
+    return result
+
+
+def denoise_picture(
+    picture: Picture,
+    options: Options,
+    *,
+    zoo: Zoo | None = None,
+    progress: Progress | None = None,
+    stop: Stop | None = None,
+) -> Result:
+    """Denoise a picture.
+
+    Parameters
+    ----------
+    picture : Picture
+        Never written to.
+    options : Options
+    zoo : Zoo, optional
+        Models to choose from; default: those shipped.
+    progress : callable, optional
+        Called with (tiles done, tiles in all).
+    stop : callable, optional
+        Asked between tiles; true ends the run with `Cancelled`.
+
+    Returns
+    -------
+    Result
+        A new picture of the same shape, axes, dtype and metadata, with plan and verdict.
+
+    Raises
+    ------
+    BadOption, UnknownModel, WeightsDamaged, OutOfMemory, Cancelled
+    """
+    began = time.perf_counter()
+    profiles = measure(picture, options)
+    plan = make_plan(picture, profiles, options, zoo)
+    pixels, carried_out = _run(picture, plan, zoo, progress, stop)
+    denoised = dataclasses.replace(picture, pixels=pixels)
+    check = check_residual(picture, denoised, profiles, plan.strength) if _does_something(plan) else None
+    verdict, reasons = judge(check, profiles, carried_out.notes)
+    return Result(denoised, profiles, carried_out, check, verdict, reasons, time.perf_counter() - began)
+
+
+def measure(picture: Picture, options: Options) -> tuple[NoiseProfile, ...]:
+    """Return one noise profile per channel: estimated, or as the user says."""
+    wish = parse_noise(options.noise)
+    if wish.value is None:
+        return estimate_channels(picture)
+    unit = 255.0 if wish.unit == "255" else picture.range.white - picture.range.black
+    given = NoiseProfile((wish.value / unit,) * picture.colours, source="user")
+    return (given,) * picture.length("C")
+
+
+def make_plan(
+    picture: Picture, profiles: tuple[NoiseProfile, ...], options: Options, zoo: Zoo | None = None
+) -> Plan:
+    """Resolve the plan of a picture; nothing is computed yet."""
+    from mdrn_plugin.zoo import shipped
+
+    facts = Facts(
+        range=picture.range,
+        dtype=np.dtype(picture.pixels.dtype).name,
+        colours=picture.colours,
+        spread=channel_spread(picture),
+        samples_joint=picture.colours == 3,
+    )
+    return resolve(facts, profiles, options, zoo or shipped(), find_machine(options))
+
+
+def find_machine(options: Options) -> Machine:
+    """Return device, precision and threads that the options mean on this computer."""
+    import torch
+
+    from mdrn_plugin.engine.device import resolve_device, resolve_precision
+
+    device = resolve_device(options.device)
+    return Machine(
+        device, resolve_precision(options.precision, device), options.threads or torch.get_num_threads()
+    )
+
+
+def provenance(plan: Plan) -> str:
+    """Return what is written into the file: program, version, models and settings as JSON."""
+    from mdrn_plugin import __version__
+
+    record: dict[str, Any] = {
+        "program": "mdrn-plugin",
+        "version": __version__,
+        "steps": [
+            {"model": s.model, "sha256": s.sha256[:16], "noise_255": round(s.sigma_255, 2)} for s in plan.steps
+        ],
+        "ensemble": plan.ensemble,
+        "precision": plan.precision,
+        "strength": plan.strength,
+    }
+    return json.dumps(record, sort_keys=True)
+
+
+def _does_something(plan: Plan) -> bool:
+    return any(step.model for step in plan.steps)
+
+
+def _run(
+    picture: Picture, plan: Plan, zoo: Zoo | None, progress: Progress | None, stop: Stop | None
+) -> tuple[np.ndarray[Any, Any], Plan]:
+    from mdrn_plugin.engine.device import threads
+    from mdrn_plugin.engine.run import count_tiles, run_plane
+
+    jobs = [_job(picture, plan, k, zoo) for k in range(len(plan.steps))]
+    out = np.empty(picture.shape, picture.pixels.dtype)
+    planes = list(picture.planes())
+    height, width = picture.length("Y"), picture.length("X")
+    passes = 1 if plan.joint else picture.colours
+    total = done = 0
+    for index in planes:
+        job = jobs[picture.channel_of(index)]
+        total += passes * count_tiles(height, width, job) if job else 0
+
+    def tile_done() -> None:
+        nonlocal done
+        done = min(done + 1, total)
+        if progress is not None:
+            progress(done, total)
+
+    with threads(plan.threads):
+        for index in planes:
+            source = np.asarray(picture.pixels[index])
+            channel = picture.channel_of(index)
+            job = jobs[channel]
+            if job is None or picture.alpha:
+                out[index] = source
+            if job is None:
+                continue
+            before = plane_HWC(source, picture.plane_axes, picture.alpha)
+            after = plane_HWC(out[index], picture.plane_axes, picture.alpha)
+            for part in [slice(None)] if plan.joint else [slice(s, s + 1) for s in range(picture.colours)]:
+                job = run_plane(before[..., part], after[..., part], job, tile_done=tile_done, stop=stop)
+            jobs[channel] = job
+    return out, _as_carried_out(plan, jobs)
+
+
+def _job(picture: Picture, plan: Plan, channel: int, zoo: Zoo | None) -> Job | None:
+    from mdrn_plugin.engine.run import Job
+    from mdrn_plugin.zoo import shipped
+
+    step = plan.steps[channel]
+    if step.model is None:
+        return None
+    return Job(
+        network=(zoo or shipped()).load(step.model),
+        black=step.black,
+        gain=step.gain,
+        tile=step.tile,
+        halo=step.halo,
+        stride=step.stride,
+        ensemble=plan.ensemble,
+        device=plan.device,
+        precision=plan.precision,
+        strength=plan.strength,
+        saturate=plan.saturate,
+        fill=step.black + 0.5 / step.gain,
+        user_tile=plan.user_tile,
+    )
+
+
+def _as_carried_out(plan: Plan, jobs: list[Job | None]) -> Plan:
+    """Return the plan with what changed when memory ran out."""
+    steps = tuple(
+        step if job is None or job.tile == step.tile else dataclasses.replace(step, tile=job.tile)
+        for step, job in zip(plan.steps, jobs, strict=True)
+    )
+    devices = {job.device for job in jobs if job}
+    changed = steps != plan.steps or not devices <= {plan.device}
+    if not changed:
+        return plan
+    device = "cpu" if "cpu" in devices else plan.device
+    note = f"memory ran out: went on with tiles of {min(s.tile for s in steps)} px on {device}"
+    return dataclasses.replace(plan, steps=steps, device=device, notes=(*plan.notes, note))

@@ -1,0 +1,350 @@
+"""From wishes and facts to one resolved plan; pure, so it can be shown before anything is done."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING, Any
+
+from mdrn_plugin.errors import BadOption, NotSupported
+
+if TYPE_CHECKING:
+    from mdrn_plugin.noise.profile import NoiseProfile
+    from mdrn_plugin.picture import ValueRange
+    from mdrn_plugin.zoo import Descriptor, Zoo
+
+QUALITIES = ("fast", "balanced", "best", "best+")
+_TIERS = {"fast": "fast", "balanced": "balanced", "best": "best", "best+": "best"}
+# What serves a tier that the zoo does not have.
+_FALLBACK = {"fast": ("balanced", "best"), "balanced": ("best", "fast"), "best": ("balanced", "fast")}
+
+# Pictures whose values spread over this share of black..white are taken as they are; others are
+# scaled so that their spread fills the range, the range the networks were trained on.
+_NATURAL_SPREAD = (0.2, 2.0)
+
+# Noise below this, on 0..255, is not worth a network: rounding to 8 bit alone is 0.29.
+_NO_NOISE_255 = 0.3
+
+# px; on a CPU a tile and its halo should stay near the caches: 128, 256 and 512 px a side took
+# 2.9, 3.6 and 6.2 us per pixel (2B, bf16, one thread), the halo costs the small ones that much.
+_TILE_CPU = 384
+_TILE_CUDA = 1024
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What a user can wish for; every front end fills in this record.
+
+    Attributes
+    ----------
+    noise : str
+        "auto"; "25" for a standard deviation of 25/255 of white; "25dn" in units of the file.
+    quality : str
+        One of `QUALITIES`; "best+" adds the x8 self-ensemble.
+    model : str, optional
+        Name of a model, instead of the choice by noise and quality.
+    device, precision : str
+        See `engine.device`.
+    tile : int, optional
+        Side of a tile, px; never overridden.
+    threads : int, optional
+        CPU threads.
+    strength : float
+        0 keeps the input, 1 takes the network's result.
+    exact : bool
+        fp32 and the full halo: tiled equals whole to rounding.
+    """
+
+    noise: str = "auto"
+    quality: str = "balanced"
+    model: str | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    tile: int | None = None
+    threads: int | None = None
+    strength: float = 1.0
+    exact: bool = False
+
+    def __post_init__(self) -> None:
+        parse_noise(self.noise)
+        if self.quality not in QUALITIES:
+            raise BadOption(f"quality {self.quality!r}: expected one of {', '.join(QUALITIES)}")
+        if not 0 <= self.strength <= 1:
+            raise BadOption(f"strength {self.strength}: expected a number from 0 to 1")
+        if self.tile is not None and (self.tile < 32 or self.tile % 16):
+            raise BadOption(f"tile {self.tile}: expected a multiple of 16 from 32 on, such as 256")
+        if self.threads is not None and self.threads < 1:
+            raise BadOption(f"threads {self.threads}: expected 1 or more")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Facts:
+    """What the plan needs to know of a picture."""
+
+    range: ValueRange
+    dtype: str
+    colours: int  # samples of a pixel without alpha
+    spread: tuple[tuple[float, float], ...]  # per channel: 0.1 and 99.9 % quantile, file units
+    samples_joint: bool  # the samples are the R, G, B of one colour picture
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Machine:
+    """What the plan needs to know of the computer; `engine.device` finds it out."""
+
+    device: str
+    precision: str
+    threads: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Step:
+    """What is done to one channel (C), or to all samples of a colour picture.
+
+    Attributes
+    ----------
+    model : str, optional
+        None: the channel is passed through.
+    sha256 : str
+        Of the model's weights; empty without model.
+    sigma_255 : float
+        Noise that the network will see, on 0..255.
+    black, gain : float
+        The network sees ``(value - black) * gain``.
+    tile, halo, stride : int
+        px.
+    reason : str
+        In words.
+    """
+
+    model: str | None
+    sha256: str
+    sigma_255: float
+    black: float
+    gain: float
+    tile: int
+    halo: int
+    stride: int
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that decides the result, resolved; equal plans give equal bytes."""
+
+    steps: tuple[Step, ...]  # one per channel of C, else one
+    joint: bool  # a step covers all samples at once (colour model), else sample by sample
+    ensemble: int
+    device: str
+    precision: str
+    threads: int
+    strength: float
+    saturate: tuple[int, int] | None
+    user_tile: bool
+    notes: tuple[str, ...] = ()
+
+    def explain(self) -> str:
+        """Return the plan in about five lines."""
+        lines = []
+        for k, step in enumerate(self.steps):
+            where = f"channel {k}: " if len(self.steps) > 1 else ""
+            lines.append(f"{where}model {step.model or 'none'}: {step.reason}")
+        first = next((s for s in self.steps if s.model), None)
+        if first is not None:
+            lines.append(
+                f"network sees (value - {first.black:.6g}) * {first.gain:.6g}, noise {first.sigma_255:.1f}/255"
+            )
+            lines.append(
+                f"tiles of {first.tile} px with a halo of {first.halo} px"
+                + (", mean of 8 symmetries" if self.ensemble == 8 else "")
+                + (f", strength {self.strength:g}" if self.strength != 1 else "")
+            )
+        lines.append(f"{self.device}, {self.precision}, {self.threads} threads")
+        lines.extend(f"note: {note}" for note in self.notes)
+        return "\n".join(lines)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON, stable within a version; no clock, no path."""
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class NoiseWish:
+    """A parsed noise option."""
+
+    value: float | None  # None: estimate
+    unit: str  # "255" or "dn"
+
+
+def parse_noise(text: str) -> NoiseWish:
+    """Parse "auto", "25" or "25dn".
+
+    Raises
+    ------
+    BadOption
+        Anything else; `NotSupported` for "a,b" (signal-dependent noise).
+    """
+    plain = text.strip().lower()
+    if plain == "auto":
+        return NoiseWish(None, "255")
+    if "," in plain:
+        raise NotSupported(
+            f"noise {text!r}: gain and offset of signal-dependent noise are not supported yet; "
+            "use auto or one standard deviation"
+        )
+    unit = "dn" if plain.endswith("dn") else "255"
+    try:
+        value = float(plain.removesuffix("dn"))
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0):
+        raise BadOption(f"noise {text!r}: expected auto, a number such as 25 (of 255), or 25dn (units of the file)")
+    return NoiseWish(value, unit)
+
+
+def resolve(
+    facts: Facts, profiles: tuple[NoiseProfile, ...], options: Options, zoo: Zoo, machine: Machine
+) -> Plan:
+    """Choose model, scale, tiles and precision for a picture.
+
+    Parameters
+    ----------
+    facts : Facts
+    profiles : tuple of NoiseProfile
+        One per channel of C, or one for a picture without channels.
+    options : Options
+    zoo : Zoo
+    machine : Machine
+
+    Raises
+    ------
+    UnknownModel
+        ``options.model`` does not exist.
+    BadOption
+        ``options.model`` cannot do this picture; the zoo has no model for it.
+    """
+    notes: list[str] = []
+    joint = facts.samples_joint and _has_colour(zoo, options)
+    if facts.samples_joint and not joint:
+        notes.append("no colour model of that kind: each colour is denoised by itself")
+    steps = tuple(
+        _step(facts, spread, profile, joint, options, zoo, machine, notes)
+        for spread, profile in zip(facts.spread, profiles, strict=True)
+    )
+    notes.extend(p.doubt for p in profiles if p.doubt)
+    return Plan(
+        steps=steps,
+        joint=joint,
+        ensemble=8 if options.quality == "best+" else 1,
+        device=machine.device,
+        precision="fp32" if options.exact else machine.precision,
+        threads=machine.threads,
+        strength=options.strength,
+        saturate=_saturation(facts),
+        user_tile=options.tile is not None,
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def _has_colour(zoo: Zoo, options: Options) -> bool:
+    if options.model is not None:
+        return zoo.get(options.model).colours == 3
+    return any(d.colours == 3 for d in zoo.descriptors)
+
+
+def _step(
+    facts: Facts,
+    spread: tuple[float, float],
+    profile: NoiseProfile,
+    joint: bool,
+    options: Options,
+    zoo: Zoo,
+    machine: Machine,
+    notes: list[str],
+) -> Step:
+    unit = facts.range.white - facts.range.black
+    sigma_dn = _pooled(profile.sigma) * unit
+    black, gain = _mapping(facts.range, spread)
+    sigma_255 = sigma_dn * gain * 255
+    if options.model is None and (sigma_255 < _NO_NOISE_255 or options.strength == 0):
+        reason = "no noise found, passed through" if options.strength else "strength 0, passed through"
+        return Step(None, "", sigma_255, black, gain, _TILE_CPU, 0, 8, reason)
+    descriptor, reason = choose_model(zoo, 3 if joint else 1, options, sigma_255, notes)
+    top = max(d.band_255[1] for d in zoo.descriptors if d.colours == descriptor.colours)
+    limit = descriptor.trained_255[1] if options.model else top
+    if sigma_255 > limit:
+        gain *= limit / sigma_255
+        notes.append(f"noise {sigma_255:.0f}/255 is above the models' range: contrast reduced before the network")
+        sigma_255 = limit
+    tile = options.tile or (_TILE_CUDA if machine.device.startswith("cuda") else _TILE_CPU)
+    return Step(
+        model=descriptor.name,
+        sha256=descriptor.sha256,
+        sigma_255=sigma_255,
+        black=black,
+        gain=gain,
+        tile=max(descriptor.stride, tile // descriptor.stride * descriptor.stride),
+        halo=descriptor.halo if options.exact else descriptor.default_halo,
+        stride=descriptor.stride,
+        reason=reason,
+    )
+
+
+def choose_model(
+    zoo: Zoo, colours: int, options: Options, sigma_255: float, notes: list[str]
+) -> tuple[Descriptor, str]:
+    """Return the model for a noise level, and why.
+
+    The narrowest band that contains the level, within the tier that the quality names; above all
+    bands, the highest one.
+    """
+    if options.model is not None:
+        descriptor = zoo.get(options.model)
+        if descriptor.colours != colours:
+            kind = "colour" if descriptor.colours == 3 else "gray"
+            raise BadOption(f"model {options.model}: is for {kind} pictures; choose another, see mdrn-batch models")
+        low, high = descriptor.trained_255
+        if not low <= sigma_255 <= high:
+            notes.append(f"{descriptor.name} was trained on noise {low:g} to {high:g}, this is {sigma_255:.1f}")
+        return descriptor, "chosen by the user"
+    wanted = _TIERS[options.quality]
+    for tier in (wanted, *_FALLBACK[wanted]):
+        models = [d for d in zoo.descriptors if d.colours == colours and d.tier == tier]
+        if not models:
+            continue
+        if tier != wanted:
+            notes.append(f"no model of the tier {wanted!r} yet: {tier!r} used instead")
+        covering = [d for d in models if d.band_255[0] <= sigma_255 <= d.band_255[1]]
+        if not covering:
+            covering = sorted(models, key=lambda d: d.band_255[1])[-1:]
+        best = min(covering, key=lambda d: (d.band_255[1] - d.band_255[0], d.name))
+        return best, f"noise {sigma_255:.1f}/255 lies in its band {best.band_255[0]:g} to {best.band_255[1]:g}"
+    raise BadOption("the zoo has no model for this picture; reinstall mdrn-plugin, or give --model")
+
+
+def _mapping(value_range: ValueRange, spread: tuple[float, float]) -> tuple[float, float]:
+    """Return black and gain of what the network sees."""
+    unit = value_range.white - value_range.black
+    low, high = spread
+    share = (high - low) / unit
+    if _NATURAL_SPREAD[0] <= share <= _NATURAL_SPREAD[1] or not high > low:
+        return value_range.black, 1 / unit
+    return low, 1 / (high - low)
+
+
+def _pooled(sigma: tuple[float, ...]) -> float:
+    return math.sqrt(sum(s * s for s in sigma) / len(sigma))
+
+
+def _saturation(facts: Facts) -> tuple[int, int] | None:
+    import numpy as np
+
+    dtype = np.dtype(facts.dtype)
+    if dtype.kind not in "ui":
+        return None
+    info = np.iinfo(dtype)
+    top = int(info.max)
+    bits = facts.range.white + 1
+    if bits < top and math.log2(bits).is_integer() and dtype.kind == "u":
+        top = int(facts.range.white)  # 10, 12 or 14 bit: never above what the sensor can say
+    return int(info.min), top
