@@ -131,10 +131,8 @@ def _as_picture(pixels: Any, axes: str | None, limits: tuple[float, float] | Non
 
     if axes is None:
         axes = _guess_axes(pixels)
-    if hasattr(pixels, "detach"):  # torch
-        array = pixels.detach().cpu().numpy()
-    else:
-        array = np.asarray(pixels)
+    is_torch = hasattr(pixels, "detach")
+    array = pixels.detach().cpu().numpy() if is_torch else np.asarray(pixels)
     if 0 in array.shape:
         raise BadOption(f"pixels: expected at least one pixel, got shape {array.shape}")
     decided = decide_range(array)

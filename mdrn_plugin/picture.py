@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mdrn_plugin.errors import BadOption, NotSupported
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 AXES = "TZCYXS"
 
@@ -33,6 +35,7 @@ class Metadata:
     exif: bytes | None = None  # EXIF block as in JPEG's APP1, without the "Exif\0\0" prefix
     xmp: bytes | None = None  # XMP packet
     dpi: tuple[float, float] | None = None  # horizontal, vertical, dots per inch
+    note: str = ""  # what reading changed or left out, in words; empty if nothing
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -122,9 +125,10 @@ def check_axes(axes: str, shape: tuple[int, ...]) -> None:
 def decide_range(pixels: Any, *, bits: int | None = None) -> ValueRange:
     """Decide black and white of a whole file.
 
-    Integers by their type, or by `bits` where the file says so (10, 12, 14 bit kept in 16; found
-    from the largest value if the file is silent); floats have white = 1 when the 0.1 to 99.9 %
-    quantiles lie in [-0.5, 1.5], else the range of these quantiles.
+    Floats have white = 1 when the 0.1 to 99.9 % quantiles lie in [-0.5, 1.5], else the range of
+    these quantiles. Integers go by their type, or by fewer bits where the file says so and no value
+    contradicts it. A silent file of type uint16 is taken for 10, 12 or 14 bit only on evidence of
+    saturation, see `_sensor_bits`.
 
     Parameters
     ----------
@@ -152,16 +156,44 @@ def _integer_range(pixels: Any, dtype: np.dtype[Any], bits: int | None) -> Value
     if dtype.kind == "i":
         return ValueRange(0.0, float(np.iinfo(dtype).max), f"{dtype.name}: black 0, white the largest value")
     width = dtype.itemsize * 8
-    if bits is not None and 0 < bits < width:
-        return ValueRange(0.0, float(2**bits - 1), f"{bits} bit, as the file says")
-    if dtype == np.uint16:
-        top = int(max((int(np.max(part)) for part in _parts(pixels)), default=0))
-        for narrow in (10, 12, 14):
-            # A sensor of that depth fills at least half of its range in a file worth denoising;
-            # dim 16-bit pictures must not be taken for saturated 10-bit ones.
-            if 2 ** (narrow - 1) <= top < 2**narrow and narrow > 10 or top == 2**narrow - 1:
-                return ValueRange(0.0, float(2**narrow - 1), f"{narrow} bit in 16: largest value {top}")
+    stated = bits is not None and 0 < bits < width
+    if stated or dtype == np.uint16:
+        top = max((int(np.max(part)) for part in _parts(pixels)), default=0)
+        if stated and bits is not None and top < 2**bits:
+            return ValueRange(0.0, float(2**bits - 1), f"{bits} bit, as the file says")
+        narrow = _sensor_bits(pixels, top) if dtype == np.uint16 else None
+        if narrow is not None:
+            return ValueRange(0.0, float(2**narrow - 1), f"{narrow} bit in 16: largest value {top}")
     return ValueRange(0.0, float(2**width - 1), f"{dtype.name}: black 0, white {2**width - 1}")
+
+
+def _sensor_bits(pixels: Any, top: int) -> int | None:
+    """Return the depth of the sensor if the values of a uint16 file prove one, else None.
+
+    Notes
+    -----
+    The range decides saturation only: a white that is too high costs nothing, one that is too low
+    clips. So it takes evidence. Either the largest value lies within 16 of full scale of 12 or 14
+    bit; a picture of any other origin, its largest value spread evenly over the octaves, ends
+    there once in a thousand times. Or it lies in the last 3 % (cameras that subtract a pedestal
+    saturate a little early) and values pile up on it: at least four, and more than in the band
+    just below, which only saturation does. For 10 bit, where dim microscopy lives, the pile is
+    demanded always.
+    """
+    for narrow in (10, 12, 14):
+        full = 2**narrow - 1
+        if not 0.97 * full <= top <= full:
+            continue
+        if narrow > 10 and top >= full - 16:
+            return narrow
+        band = max(1, full // 256)
+        clipped = near = 0
+        for part in _parts(pixels):
+            clipped += int(np.count_nonzero(part == top))
+            near += int(np.count_nonzero((part >= top - band) & (part < top)))
+        if clipped >= 4 and clipped > near:
+            return narrow
+    return None
 
 
 def _float_range(pixels: Any) -> ValueRange:

@@ -18,7 +18,7 @@ from mdrn_plugin.noise import estimate_channels
 from mdrn_plugin.noise.profile import NoiseProfile
 from mdrn_plugin.picture import Picture, ValueRange, channel_spread
 from mdrn_plugin.plan import Facts, Machine, Options, Plan, parse_noise, resolve
-from mdrn_plugin.result import Result, check_residual, judge, plane_HWC
+from mdrn_plugin.result import Result, check_residual, judge, as_rows_columns_samples
 
 if TYPE_CHECKING:
     from mdrn_plugin.engine.run import Job, Progress, Stop
@@ -36,11 +36,19 @@ def denoise_file(
     stop: Stop | None = None,
 ) -> Result:
     """Read `source`, denoise it, write `target`; see `denoise_picture`."""
+    picture = prepare(source, target, value_range)
+    result = denoise_picture(picture, options, progress=progress, stop=stop)
+    save(target, result, overwrite=overwrite)
+    return result
+
+
+def prepare(
+    source: str | os.PathLike[str], target: str | os.PathLike[str], value_range: ValueRange | None = None
+) -> Picture:
+    """Read `source`, making sure before any work that `target` can hold the result."""
     from mdrn_plugin import formats
 
     picture = formats.read(source)
-    if value_range is not None:
-        picture = dataclasses.replace(picture, range=value_range)
     formats.check_can_hold(
         target,
         shape=picture.shape,
@@ -49,9 +57,14 @@ def denoise_file(
         alpha=picture.alpha,
         source_metadata=picture.metadata,
     )
-    result = denoise_picture(picture, options, progress=progress, stop=stop)
+    return picture if value_range is None else dataclasses.replace(picture, range=value_range)
+
+
+def save(target: str | os.PathLike[str], result: Result, *, overwrite: bool = False) -> None:
+    """Write a result with its provenance."""
+    from mdrn_plugin import formats
+
     formats.write(target, result.picture, provenance=provenance(result.plan), overwrite=overwrite)
-    return result
 
 
 def denoise_picture(
@@ -69,6 +82,7 @@ def denoise_picture(
     picture : Picture
         Never written to.
     options : Options
+        What the user wishes.
     zoo : Zoo, optional
         Models to choose from; default: those shipped.
     progress : callable, optional
@@ -141,7 +155,8 @@ def provenance(plan: Plan) -> str:
         "program": "mdrn-plugin",
         "version": __version__,
         "steps": [
-            {"model": s.model, "sha256": s.sha256[:16], "noise_255": round(s.sigma_255, 2)} for s in plan.steps
+            {"model": s.model, "sha256": s.sha256[:16], "noise_255": round(s.sigma_255, 2)}
+            for s in plan.steps
         ],
         "ensemble": plan.ensemble,
         "precision": plan.precision,
@@ -185,8 +200,8 @@ def _run(
                 out[index] = source
             if job is None:
                 continue
-            before = plane_HWC(source, picture.plane_axes, picture.alpha)
-            after = plane_HWC(out[index], picture.plane_axes, picture.alpha)
+            before = as_rows_columns_samples(source, picture.plane_axes, picture.alpha)
+            after = as_rows_columns_samples(out[index], picture.plane_axes, picture.alpha)
             for part in [slice(None)] if plan.joint else [slice(s, s + 1) for s in range(picture.colours)]:
                 job = run_plane(before[..., part], after[..., part], job, tile_done=tile_done, stop=stop)
             jobs[channel] = job

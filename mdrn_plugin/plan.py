@@ -198,7 +198,9 @@ def parse_noise(text: str) -> NoiseWish:
     except ValueError:
         value = math.nan
     if not (math.isfinite(value) and value >= 0):
-        raise BadOption(f"noise {text!r}: expected auto, a number such as 25 (of 255), or 25dn (units of the file)")
+        raise BadOption(
+            f"noise {text!r}: expected auto, a number such as 25 (of 255), or 25dn (units of the file)"
+        )
     return NoiseWish(value, unit)
 
 
@@ -210,11 +212,15 @@ def resolve(
     Parameters
     ----------
     facts : Facts
+        Of the picture.
     profiles : tuple of NoiseProfile
         One per channel of C, or one for a picture without channels.
     options : Options
+        What the user wishes.
     zoo : Zoo
+        The models there are.
     machine : Machine
+        Device, precision, threads.
 
     Raises
     ------
@@ -274,7 +280,9 @@ def _step(
     limit = descriptor.trained_255[1] if options.model else top
     if sigma_255 > limit:
         gain *= limit / sigma_255
-        notes.append(f"noise {sigma_255:.0f}/255 is above the models' range: contrast reduced before the network")
+        notes.append(
+            f"noise {sigma_255:.0f}/255 is above the models' range: contrast reduced before the network"
+        )
         sigma_255 = limit
     tile = options.tile or (_TILE_CUDA if machine.device.startswith("cuda") else _TILE_CPU)
     return Step(
@@ -302,10 +310,14 @@ def choose_model(
         descriptor = zoo.get(options.model)
         if descriptor.colours != colours:
             kind = "colour" if descriptor.colours == 3 else "gray"
-            raise BadOption(f"model {options.model}: is for {kind} pictures; choose another, see mdrn-batch models")
+            raise BadOption(
+                f"model {options.model}: is for {kind} pictures; choose another, see mdrn-batch models"
+            )
         low, high = descriptor.trained_255
         if not low <= sigma_255 <= high:
-            notes.append(f"{descriptor.name} was trained on noise {low:g} to {high:g}, this is {sigma_255:.1f}")
+            notes.append(
+                f"{descriptor.name} was trained on noise {low:g} to {high:g}, this is {sigma_255:.1f}"
+            )
         return descriptor, "chosen by the user"
     wanted = _TIERS[options.quality]
     for tier in (wanted, *_FALLBACK[wanted]):
@@ -318,7 +330,10 @@ def choose_model(
         if not covering:
             covering = sorted(models, key=lambda d: d.band_255[1])[-1:]
         best = min(covering, key=lambda d: (d.band_255[1] - d.band_255[0], d.name))
-        return best, f"noise {sigma_255:.1f}/255 lies in its band {best.band_255[0]:g} to {best.band_255[1]:g}"
+        return (
+            best,
+            f"noise {sigma_255:.1f}/255 lies in its band {best.band_255[0]:g} to {best.band_255[1]:g}",
+        )
     raise BadOption("the zoo has no model for this picture; reinstall mdrn-plugin, or give --model")
 
 

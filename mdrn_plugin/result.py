@@ -7,9 +7,10 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from mdrn_plugin.noise.profile import NoiseProfile
     from mdrn_plugin.picture import Picture
     from mdrn_plugin.plan import Plan
@@ -86,7 +87,9 @@ def judge(
         if check.std > _STD_LIMIT:
             reasons.append(f"more was removed than the noise: {check.std:.2f} times its standard deviation")
         if strongest > _CORRELATION_LIMIT:
-            reasons.append(f"what was removed has structure: neighbouring pixels correlate by {strongest:.2f}")
+            reasons.append(
+                f"what was removed has structure: neighbouring pixels correlate by {strongest:.2f}"
+            )
             bad = strongest > _CORRELATION_BAD
         if check.drift > _DRIFT_LIMIT:
             reasons.append(f"brightness shifted by {100 * check.drift:.1f} % of the range in some tones")
@@ -115,9 +118,7 @@ class _Sums:
         self.count += r.size
         self.square += float((r * r).sum())
         centred = r - r.mean()
-        for k, (a, b) in enumerate(
-            ((centred[:, 1:], centred[:, :-1]), (centred[1:], centred[:-1]))
-        ):
+        for k, (a, b) in enumerate(((centred[:, 1:], centred[:, :-1]), (centred[1:], centred[:-1]))):
             self.lag[k] += float((a * b).sum())
             self.lag_count[k] += a.size
         self.values.append(after.astype(np.float64).ravel())
@@ -157,8 +158,8 @@ def _windows(noisy: Picture, result: Picture) -> list[tuple[NDArray[Any], NDArra
         chosen = [own[i * len(own) // min(len(own), per_channel)] for i in range(min(len(own), per_channel))]
         places = max(1, per_channel // len(chosen))
         for index in chosen:
-            before = plane_HWC(np.asarray(noisy.pixels[index]), noisy.plane_axes, noisy.alpha)
-            after = plane_HWC(np.asarray(result.pixels[index]), noisy.plane_axes, noisy.alpha)
+            before = as_rows_columns_samples(np.asarray(noisy.pixels[index]), noisy.plane_axes, noisy.alpha)
+            after = as_rows_columns_samples(np.asarray(result.pixels[index]), noisy.plane_axes, noisy.alpha)
             height, width = before.shape[:2]
             side = max(1, math.isqrt(places))
             for i in range(side):
@@ -176,7 +177,7 @@ def _start(length: int, k: int, count: int) -> int:
     return max(0, (length - _WINDOW) * k // (count - 1))
 
 
-def plane_HWC(plane: NDArray[Any], axes: str, alpha: bool) -> NDArray[Any]:
+def as_rows_columns_samples(plane: NDArray[Any], axes: str, alpha: bool) -> NDArray[Any]:
     """Return a view of a plane as rows, columns, samples, without alpha.
 
     Parameters
@@ -184,6 +185,7 @@ def plane_HWC(plane: NDArray[Any], axes: str, alpha: bool) -> NDArray[Any]:
     plane : ndarray
         Axes as in `axes`: Y, X and perhaps S in any order.
     axes : str
+        Letters of its dimensions.
     alpha : bool
         The last sample is opacity.
     """

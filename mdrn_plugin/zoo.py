@@ -12,13 +12,14 @@ import hashlib
 import importlib.resources
 import json
 import threading
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdrn_plugin.errors import UnknownModel, WeightsDamaged
 
 if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
     from torch import Tensor, nn
 
 MANIFEST_FORMAT = 1

@@ -6,8 +6,12 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mdrn_plugin.errors import EXIT_INTERRUPTED, MdrnError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,7 +26,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="mdrn-train", description="Rebuild the weights that ship with MDRN.")
+    parser = argparse.ArgumentParser(
+        prog="mdrn-train", description="Rebuild the weights that ship with MDRN."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="train one model by its recipe")
@@ -85,7 +91,7 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _find_init(name: str, runs: Path) -> dict[str, torch.Tensor] | None:  # noqa: F821
+def _find_init(name: str, runs: Path) -> dict[str, Tensor] | None:
     """Return the weights called `name`: of a run beside this one, shipped, or a file."""
     if not name:
         return None

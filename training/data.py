@@ -12,15 +12,18 @@ import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from mdrn_plugin.errors import BadOption, CannotRead
 from mdrn_plugin.files import write_atomic, write_bytes
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
 
@@ -160,9 +163,7 @@ class Crops:
 
     def __init__(self, pack: Pack, indices: list[int], rules: CropRules, seed: int) -> None:
         smallest = rules.patch
-        self._indices = [
-            i for i in indices if min(pack.entries[i].height, pack.entries[i].width) >= smallest
-        ]
+        self._indices = [i for i in indices if min(pack.entries[i].height, pack.entries[i].width) >= smallest]
         if not self._indices:
             raise BadOption(f"no training picture of at least {smallest}x{smallest} pixels; check --data")
         sizes = [pack.entries[i].height * pack.entries[i].width for i in self._indices]

@@ -16,8 +16,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
@@ -32,7 +31,11 @@ from .data import CropRules, Crops, Pack, whole_pictures
 from .degrade import add_awgn
 from .losses import get_loss
 from .optim import MuonAdam
-from .recipe import Recipe
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from .recipe import Recipe
 
 # Steps at the start that are timed to turn --minutes into a number of steps. They lie inside the
 # warm-up, whose rate does not depend on that number.
@@ -123,9 +126,11 @@ def train(recipe: Recipe, pack: Pack, options: RunOptions, init: dict[str, Tenso
     Parameters
     ----------
     recipe : Recipe
+        What to train.
     pack : Pack
         Clean pictures; the folder ``recipe.validation`` in it is never trained on.
     options : RunOptions
+        Where and how long.
     init : dict of Tensor, optional
         Weights to start from, float32.
 
@@ -162,7 +167,7 @@ class _Trainer:
         self.network = build_network(recipe)
         if init is not None:
             self.network.load_state_dict(convert_colours(init, recipe.colours))
-        self.network.to(self.device, memory_format=torch.channels_last)
+        self.network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
         self.optimizer = MuonAdam(self.network.named_parameters())
         self.loss = get_loss(recipe.loss)
@@ -296,12 +301,15 @@ class _Trainer:
         return len(recent) >= 10 and loss > _SPIKE * recent[len(recent) // 2]
 
     def _step_back(self) -> None:
-        """A loss that is not finite or shoots up: go back to the last good state and halve the rate."""
+        """Go back to the last good state and halve the rate: the loss is not finite or shot up."""
         factor = self.progress.rate_factor / 2
         if factor < 1e-3:
             raise CannotRead(f"{self.recipe.name}: the loss diverges even at a tiny rate; check the data")
         if not self.state_file.is_file():
-            raise CannotRead(f"{self.recipe.name}: the loss diverged before the first checkpoint; lower the rates in the recipe")
+            raise CannotRead(
+                f"{self.recipe.name}: the loss diverged before the first checkpoint; "
+                "lower the rates in the recipe"
+            )
         self.restore()
         self.progress.rate_factor = factor
         self._note(rate_factor=factor)
@@ -315,7 +323,10 @@ class _Trainer:
 
     def _validate(self) -> None:
         scores = validate(
-            self.recipe, self.ema, whole_pictures(self.pack, self.kept, self.recipe.colours, STRIDE), self.device
+            self.recipe,
+            self.ema,
+            whole_pictures(self.pack, self.kept, self.recipe.colours, STRIDE),
+            self.device,
         )
         self._note(**{f"psnr_{sigma:g}": value for sigma, value in scores.items()})
 
@@ -352,7 +363,7 @@ def validate(
     """Return the mean PSNR at each of the recipe's validation levels, noise from fixed seeds."""
     network = MDRN(recipe.colours, recipe.blocks)
     network.load_state_dict(weights)
-    network.to(device, memory_format=torch.channels_last).eval()
+    network.to(device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     scores = {}
     for sigma in recipe.validate_sigma_255:
         total = 0.0

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from mdrn_plugin.errors import BadOption
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def l1(x_NCHW: Tensor, target_NCHW: Tensor, sigma: Tensor) -> Tensor:

@@ -54,7 +54,9 @@ def load_recipe(name_or_path: str) -> Recipe:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         known = ", ".join(recipe_names())
-        raise BadOption(f"recipe {name_or_path!r}: not found; there are {known}, or give a .toml file") from error
+        raise BadOption(
+            f"recipe {name_or_path!r}: not found; there are {known}, or give a .toml file"
+        ) from error
     try:
         values: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

@@ -35,7 +35,9 @@ def resolve_device(wish: str) -> str:
         if not number.isdigit():
             raise BadOption(f"device {wish!r}: expected one of {CHOICES}")
         if int(number) >= count:
-            raise BadOption(f"device {wish!r}: this machine has {count} CUDA devices; use --device cpu or auto")
+            raise BadOption(
+                f"device {wish!r}: this machine has {count} CUDA devices; use --device cpu or auto"
+            )
         return f"cuda:{number}"
     if wish == "mps":
         if not torch.backends.mps.is_available():

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from mdrn_plugin.engine.device import is_out_of_memory
@@ -22,6 +21,7 @@ from mdrn_plugin.engine.tiles import Tile, cut
 from mdrn_plugin.errors import Cancelled, OutOfMemory
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import nn
 
 # The network sees values of about 0..1; what lies beyond these limits (hot pixels, 1e30) is kept
@@ -96,6 +96,7 @@ def run_plane(
     target_HWC : ndarray (H, W, C)
         Same dtype; may be a view.
     job : Job
+        Network, scale, tiles, device.
     tile_done : callable, optional
         Called after every tile.
     stop : callable, optional
@@ -145,7 +146,8 @@ def smaller_job(job: Job, error: BaseException) -> Job:
     half = max(smallest, job.tile // 2 // job.stride * job.stride)
     if job.user_tile:
         raise OutOfMemory(
-            f"tile {job.tile}: does not fit into the memory of {job.device}; try --tile {half} or leave it out"
+            f"tile {job.tile}: does not fit into the memory of {job.device}; "
+            f"try --tile {half} or leave it out"
         ) from error
     if half < job.tile:
         return dataclasses.replace(job, tile=half)
@@ -156,7 +158,7 @@ def smaller_job(job: Job, error: BaseException) -> Job:
 
 def _run_tile(source: Any, target: NDArray[Any], tile: Tile, network: nn.Module, job: Job) -> None:
     values = np.asarray(source[tile.read_top : tile.read_bottom, tile.read_left : tile.read_right])
-    x_HWC = values.astype(np.float64 if values.dtype.itemsize > 4 else np.float32)
+    x_HWC: Any = values.astype(np.float64 if values.dtype.itemsize > 4 else np.float32)
     odd = ~np.isfinite(x_HWC) if values.dtype.kind == "f" else None
     if odd is not None and odd.any():
         x_HWC[odd] = job.fill

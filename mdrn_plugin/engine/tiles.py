@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ def cut(height: int, width: int, tile: int, halo: int, stride: int) -> list[Tile
     tile, halo : int
         Multiples of `stride`.
     stride : int
+        Of the network: how many pixels its coarsest level merges along a side.
     """
     if tile % stride or halo % stride or tile <= 0 or halo < 0:
         raise AssertionError(f"tile {tile} and halo {halo} must be multiples of {stride}")
@@ -59,4 +61,4 @@ def _spans(length: int, tile: int, stride: int) -> list[tuple[int, int]]:
     count = -(-length // tile)
     units = -(-length // stride)
     edges = [min(length, stride * (units * k // count)) for k in range(count)] + [length]
-    return [(a, b) for a, b in zip(edges, edges[1:], strict=False) if b > a]
+    return [(a, b) for a, b in itertools.pairwise(edges) if b > a]

@@ -160,13 +160,13 @@ def exact_halo(blocks: int) -> int:
     the position of the right-most pixel that it depends on.
     """
     last = STRIDE - 1
-    reach = last + 1  # tail
+    reach: int = last + 1  # tail
     for level in range(LEVELS):  # X[0,3] down to X[3,0]
-        block = 2**level
+        block = 1 << level
         reach = reach // block * block + block - 1  # a pixel of this level covers a block
         reach += 2 * blocks * block  # each MSAB: dilation 2
     for level in reversed(range(LEVELS - 1)):  # X[2,0] up to X[0,0], block edges coincide
-        reach += 2 * blocks * 2**level
+        reach += 2 * blocks * (1 << level)
     reach += 1  # head
     return -(-(reach - last) // STRIDE) * STRIDE
 
@@ -233,7 +233,7 @@ class FoldedMDRN(nn.Module):
                 inner = self.tail.weight.dtype
                 fused = self.fusion[name](self.head(x_NCHW.to(self.head.weight.dtype)).to(inner))
             value = fused
-            for block in self.blocks[name]:  # type: ignore[union-attr]
+            for block in self.blocks[name]:  # type: ignore[attr-defined]
                 value = block(value)
             x[i, j] = value + fused
         noise: Tensor = self.tail(x[0, LEVELS - 1])

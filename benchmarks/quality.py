@@ -1,0 +1,202 @@
+"""PSNR and SSIM on the standard test sets, by the protocol of the papers.
+
+Noise of known level is added in float, never clipped, from a fixed seed per picture; the result
+is not clipped or rounded either; PSNR and SSIM are on [0, 255], averaged over pictures.
+
+    python benchmarks/quality.py                     the paper's tables by the models that ship
+    python benchmarks/quality.py --blind             the noise is measured, not told
+    python benchmarks/quality.py --manifest          every model on its own levels, into the manifest
+    python benchmarks/quality.py --check mdrn-2b-gray-20-35   is the manifest's number right?
+
+The data folder is --data or the environment variable MDRN_DATA.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import mdrn_plugin
+from mdrn_plugin.compare import ssim
+from mdrn_plugin.zoo import shipped
+
+# Published PSNR of others, for the same sets and levels; sources in docs/benchmarks.md.
+PUBLISHED: dict[str, dict[str, dict[int, float]]] = {
+    "Set12": {
+        "BM3D": {15: 32.37, 25: 29.97, 50: 26.72},
+        "DnCNN": {15: 32.86, 25: 30.43, 50: 27.18},
+        "FFDNet": {15: 32.75, 25: 30.43, 50: 27.32},
+        "MDRN-2B": {15: 32.87, 50: 27.35},
+        "MDRN-8B": {15: 33.06, 25: 30.67, 50: 27.56},
+        "DRUNet": {15: 33.25, 25: 30.94, 50: 27.90},
+        "SwinIR": {15: 33.36, 25: 31.01, 50: 27.91},
+    },
+    "BSD68": {
+        "BM3D": {15: 31.08, 25: 28.57, 50: 25.62},
+        "DnCNN": {15: 31.73, 25: 29.23, 50: 26.23},
+        "FFDNet": {15: 31.63, 25: 29.19, 50: 26.29},
+        "MDRN-2B": {15: 31.72, 50: 26.31},
+        "MDRN-8B": {15: 31.83, 25: 29.36, 50: 26.41},
+        "DRUNet": {15: 31.91, 25: 29.48, 50: 26.59},
+        "SwinIR": {15: 31.97, 25: 29.50, 50: 26.58},
+    },
+    "Kodak24": {
+        "BM3D": {30: 30.89, 50: 28.63, 70: 27.27},
+        "DnCNN": {30: 31.39, 50: 29.16, 70: 27.64},
+        "FFDNet": {30: 31.39, 50: 29.10, 70: 27.68},
+        "MDRN-2B": {30: 31.40, 70: 27.69},
+        "MDRN-8B": {30: 31.68, 50: 29.40, 70: 27.96},
+        "DRUNet": {50: 29.86},
+        "SwinIR": {50: 29.79},
+    },
+    "CBSD68": {
+        "BM3D": {30: 29.73, 50: 27.38, 70: 26.00},
+        "DnCNN": {30: 30.40, 50: 28.01, 70: 26.56},
+        "FFDNet": {30: 30.31, 50: 27.96, 70: 26.53},
+        "MDRN-2B": {30: 30.38, 70: 26.59},
+        "MDRN-8B": {30: 30.57, 50: 28.23, 70: 26.77},
+        "DRUNet": {50: 28.51},
+        "SwinIR": {50: 28.56},
+    },
+}
+LEVELS = {"Set12": (15, 25, 50), "BSD68": (15, 25, 50), "Kodak24": (30, 50, 70), "CBSD68": (30, 50, 70)}
+COLOUR = {"Set12": False, "BSD68": False, "Kodak24": True, "CBSD68": True}
+# What a manifest entry quotes: one small set per colour, all levels of these inside the band.
+MANIFEST_SETS = {1: ("Set12", "BSD68"), 3: ("CBSD68",)}
+MANIFEST_LEVELS = (5, 15, 25, 30, 50, 70)
+
+
+def load_set(folder: Path, limit: int | None = None) -> list[tuple[str, NDArray[np.float32]]]:
+    """Return (name, clean picture in 0..1) of every picture of a test set, by name."""
+    from mdrn_plugin import formats
+
+    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in (".png", ".tif", ".tiff", ".bmp"))
+    pictures = []
+    for path in files[:limit]:
+        pixels = np.asarray(formats.read(path).pixels)
+        pictures.append((path.stem, pixels.astype(np.float32) / 255))
+    return pictures
+
+
+def add_noise(clean: NDArray[np.float32], sigma_255: float, name: str) -> NDArray[np.float32]:
+    """Add white Gaussian noise from a seed made of name and level."""
+    digest = hashlib.sha256(f"{name} {sigma_255:g}".encode()).digest()
+    rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))
+    return clean + rng.normal(0, sigma_255 / 255, clean.shape).astype(np.float32)
+
+
+def psnr(x: NDArray[np.floating[Any]], y: NDArray[np.floating[Any]]) -> float:
+    """Return PSNR in dB, peak 1."""
+    return float(-10 * np.log10(np.mean((x.astype(np.float64) - y) ** 2)))
+
+
+def measure(
+    pictures: list[tuple[str, NDArray[np.float32]]], sigma_255: float, blind: bool, **options: Any
+) -> tuple[float, float]:
+    """Return mean PSNR and SSIM of a set at one level."""
+    scores = []
+    for name, clean in pictures:
+        noisy = add_noise(clean, sigma_255, name)
+        axes = "YXS" if clean.ndim == 3 else "YX"
+        noise = "auto" if blind else f"{sigma_255:g}"
+        out = mdrn_plugin.denoise(noisy, axes=axes, noise=noise, range=(0, 1), **options)
+        planes = np.moveaxis(np.atleast_3d(out), -1, 0), np.moveaxis(np.atleast_3d(clean), -1, 0)
+        similarity = np.mean([ssim(a, b, 1.0) for a, b in zip(*planes, strict=True)])
+        scores.append((psnr(out, clean), float(similarity)))
+    mean = np.mean(scores, axis=0)
+    return float(mean[0]), float(mean[1])
+
+
+def paper_tables(data: Path, sets: list[str], blind: bool, limit: int | None, **options: Any) -> list[dict[str, Any]]:
+    """Print the paper's tables with our numbers in them; return ours as records."""
+    records = []
+    for name in sets:
+        if not (data / name).is_dir():
+            print(f"{name}: not in {data}, left out", file=sys.stderr)
+            continue
+        pictures = load_set(data / name, limit)
+        published = PUBLISHED.get(name, {})
+        print(f"\n| {name}, PSNR | " + " | ".join(f"σ {s}" for s in LEVELS[name]) + " |")
+        print("|---" * (len(LEVELS[name]) + 1) + "|")
+        for method, values in published.items():
+            print(f"| {method} (published) | " + " | ".join(_cell(values.get(s)) for s in LEVELS[name]) + " |")
+        cells, similar = [], []
+        for sigma in LEVELS[name]:
+            began = time.perf_counter()
+            value, similarity = measure(pictures, sigma, blind, **options)
+            records.append({"set": name, "sigma": sigma, "psnr": value, "ssim": similarity, "blind": blind, **options})
+            cells.append(f"{value:.2f}")
+            similar.append(f"{similarity:.4f}")
+            print(f"{name} {sigma}: {value:.3f} dB, {time.perf_counter() - began:.0f} s", file=sys.stderr)
+        label = f"**ours, {options.get('quality', 'balanced')}{', blind' if blind else ''}**"
+        print(f"| {label} | " + " | ".join(cells) + " |")
+        print("| SSIM, ours | " + " | ".join(similar) + " |")
+    return records
+
+
+def _cell(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
+def model_scores(data: Path, name: str) -> dict[str, float]:
+    """Return what the manifest quotes of a model: "set/level" to dB."""
+    descriptor = shipped().get(name)
+    low, high = descriptor.band_255
+    scores = {}
+    for test_set in MANIFEST_SETS[descriptor.colours]:
+        pictures = load_set(data / test_set)
+        for sigma in (s for s in MANIFEST_LEVELS if low <= s <= high):
+            value, _ = measure(pictures, sigma, False, model=name)
+            scores[f"{test_set}/{sigma}"] = round(value, 3)
+            print(f"{name} {test_set} {sigma}: {value:.3f}", file=sys.stderr)
+    return scores
+
+
+def main() -> int:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=os.environ.get("MDRN_DATA"))
+    parser.add_argument("--table", choices=["paper"], default="paper", help="which tables to print")
+    parser.add_argument("--sets", nargs="+", default=list(LEVELS), choices=list(LEVELS))
+    parser.add_argument("--blind", action="store_true", help="measure the noise instead of telling it")
+    parser.add_argument("--quality", default="balanced", choices=["fast", "balanced", "best", "best+"])
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--limit", type=int, help="only so many pictures of each set")
+    parser.add_argument("--json", type=Path, help="write the records to this file")
+    parser.add_argument("--manifest", type=Path, metavar="MANIFEST", help="measure every model into this manifest")
+    parser.add_argument("--check", metavar="MODEL", help="compare the manifest's numbers of one model")
+    options = parser.parse_args()
+    if options.data is None:
+        parser.error("--data or MDRN_DATA must name the data folder")
+    bench = Path(options.data) / "bench"
+    if options.check:
+        scores, known = model_scores(bench, options.check), shipped().get(options.check).psnr
+        worst = max((abs(scores[k] - known.get(k, 0.0)) for k in scores), default=0.0)
+        print(f"{options.check}: largest difference {worst:.3f} dB")
+        return 0 if worst <= 0.01 and scores.keys() == known.keys() else 1
+    if options.manifest:
+        manifest = json.loads(options.manifest.read_text())
+        for entry in manifest["models"]:
+            entry["psnr"] = model_scores(bench, entry["name"])
+        options.manifest.write_text(json.dumps(manifest, indent=2) + "\n")
+        return 0
+    wishes: dict[str, Any] = {"quality": options.quality}
+    if options.threads:
+        wishes["threads"] = options.threads
+    records = paper_tables(bench, options.sets, options.blind, options.limit, **wishes)
+    if options.json:
+        options.json.write_text(json.dumps(records, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

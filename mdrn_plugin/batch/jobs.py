@@ -1,0 +1,181 @@
+"""Which files go where, decided before any work.
+
+One rule for links: a link to a file is read through, a link to a folder is not entered while a
+tree is walked, and a link is never written through (the result replaces the link's name).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import glob
+import os
+import secrets
+import unicodedata
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from mdrn_plugin.errors import BadOption, OutputUnusable
+from mdrn_plugin.files import PART_PREFIX
+
+LEDGER_FOLDER = ".mdrn"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Job:
+    """One file to be done."""
+
+    source: Path
+    target: Path
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Failure:
+    """One thing that cannot be done, and why."""
+
+    source: Path
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Jobs:
+    """All there is to do, in order, and what cannot be."""
+
+    jobs: tuple[Job, ...]
+    failures: tuple[Failure, ...]
+
+
+def collect(
+    inputs: Iterable[str], out: Path, *, suffixes: frozenset[str], recursive: bool = False, pattern: str = "*"
+) -> Jobs:
+    """Turn files, folders and globs into jobs.
+
+    Parameters
+    ----------
+    inputs : iterable of str
+        Files are taken whatever their name; of folders, what has one of `suffixes`; globs are for
+        shells that do not expand them.
+    out : Path
+        Output folder. What lies in it is never taken for input.
+    suffixes : frozenset of str
+        Lower case, with the dot.
+    recursive : bool
+        Enter sub-folders; the tree is mirrored in `out`.
+    pattern : str
+        Only names of folder entries that match, such as ``*.tif``.
+
+    Raises
+    ------
+    BadOption
+        Two inputs map to one output, or an output is its own input.
+    """
+    failures: list[Failure] = []
+    found: dict[Path, Job] = {}
+    out_real = Path(os.path.realpath(out))
+    for text in inputs:
+        for source, relative in _expand(text, out_real, suffixes, recursive, pattern, failures):
+            job = Job(source, out / relative)
+            found.setdefault(source, job)
+    jobs = tuple(found.values())
+    _refuse_collisions(jobs, out)
+    return Jobs(jobs, tuple(failures))
+
+
+def _expand(
+    text: str,
+    out: Path,
+    suffixes: frozenset[str],
+    recursive: bool,
+    pattern: str,
+    failures: list[Failure],
+) -> Iterator[tuple[Path, Path]]:
+    path = Path(text)
+    if path.is_dir():
+        if Path(os.path.realpath(path)) == out:
+            raise BadOption(f"{path}: is the output folder itself; choose another with -o")
+        for source in _walk(path, out, recursive, failures):
+            name = source.name
+            if source.suffix.lower() in suffixes and fnmatch.fnmatchcase(name.lower(), pattern.lower()):
+                yield source, source.relative_to(path)
+    elif os.path.lexists(path):
+        yield path, Path(path.name)
+    elif glob.has_magic(text):
+        for match in sorted(glob.glob(text, recursive=recursive)):
+            if os.path.isfile(match):
+                yield Path(match), Path(os.path.basename(match))
+    else:
+        failures.append(Failure(path, f"{path}: no such file or folder"))
+
+
+def _walk(folder: Path, out: Path, recursive: bool, failures: list[Failure]) -> Iterator[Path]:
+    try:
+        entries = sorted(os.scandir(folder), key=lambda e: e.name)
+    except OSError as error:
+        failures.append(Failure(folder, f"{folder}: cannot be listed ({error.strerror})"))
+        return
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        path = folder / entry.name
+        if entry.is_dir(follow_symlinks=False):
+            if recursive and Path(os.path.realpath(path)) != out:
+                yield from _walk(path, out, recursive, failures)
+        elif not entry.is_dir():  # a link to a folder is neither entered nor a picture
+            yield path
+
+
+def _refuse_collisions(jobs: tuple[Job, ...], out: Path) -> None:
+    seen: dict[str, Job] = {}
+    folds = folds_case(out) if len(jobs) > 1 else False
+    for job in jobs:
+        if _same_file(job.source, job.target):
+            raise BadOption(
+                f"{job.source}: the output would replace the input; choose another folder with -o"
+            )
+        key = os.path.abspath(job.target)
+        if folds:
+            key = unicodedata.normalize("NFC", key).casefold()
+        other = seen.setdefault(key, job)
+        if other is not job:
+            raise BadOption(
+                f"{other.source} and {job.source}: both would be written to {job.target}; "
+                "use separate runs, or --recursive on their common folder"
+            )
+
+
+def _same_file(a: Path, b: Path) -> bool:
+    try:
+        return os.path.samefile(a, b)
+    except OSError:
+        return os.path.realpath(a) == os.path.realpath(b)
+
+
+def folds_case(folder: Path) -> bool:
+    """Whether the disk takes names that differ in case (or Unicode form) for one."""
+    probe = folder
+    while not probe.is_dir():
+        if probe == probe.parent:
+            return False
+        probe = probe.parent
+    name = f"{PART_PREFIX}case-{secrets.token_hex(6)}"
+    try:
+        with open(probe / name, "xb"):
+            pass
+    except OSError:  # not writable: that is reported when the output is opened
+        return False
+    try:
+        return (probe / name.upper()).exists()
+    finally:
+        os.unlink(probe / name)
+
+
+def prepare_output(out: Path) -> None:
+    """Make the output folder, or say why it cannot be used."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputUnusable(
+            f"{out}: cannot be used as output folder ({error.strerror}); choose another with -o"
+        ) from error
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise OutputUnusable(f"{out}: is not writable; choose another output folder with -o")
