@@ -77,9 +77,7 @@ def wheels(tree: Path, sdist: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="session")
-def installed(
-    wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str, str], Any]:
+def installed(wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Any]:
     """Return `ask(way, code)`: run `code` where only that install exists; it prints JSON."""
     pythons: dict[str, Path] = {}
 
@@ -104,9 +102,22 @@ def _environment(folder: Path, wheel: Path) -> Path:
     """Make an environment that holds `wheel` and sees this one's third-party packages; return its Python."""
     venv.create(folder, with_pip=False, symlinks=os.name != "nt")
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index", "--no-compile"]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        python,
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        "--no-compile",
+    ]
     run([*pip, wheel], cwd=folder)
     where = run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], cwd=folder)
     # A path line adds the folder only: the editable hook of this environment stays off.
-    (Path(where.strip()) / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+    (Path(where.strip()) / "dependencies.pth").write_text(
+        sysconfig.get_path("purelib") + "\n", encoding="utf-8"
+    )
     return python

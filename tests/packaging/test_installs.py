@@ -36,7 +36,9 @@ def _digests(folder: Path, *patterns: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_data_of_every_install_equals_the_tree(way: str, tree: Path, installed: Callable[[str, str], Any]) -> None:
+def test_data_of_every_install_equals_the_tree(
+    way: str, tree: Path, installed: Callable[[str, str], Any]
+) -> None:
     found = installed(way, LIST_DATA)
 
     weights = _digests(tree / "weights", "*.safetensors", "manifest.json")
@@ -73,7 +75,9 @@ import json
 from mdrn_plugin.training.recipe import load_recipe, recipe_names
 print(json.dumps([load_recipe(n).name for n in recipe_names()]))
 """
-    assert sorted(installed(way, code)) == sorted(p.stem for p in (tree / "training" / "recipes").glob("*.toml"))
+    assert sorted(installed(way, code)) == sorted(
+        p.stem for p in (tree / "training" / "recipes").glob("*.toml")
+    )
 
 
 def test_every_module_of_the_wheel_imports(installed: Callable[[str, str], Any]) -> None:
@@ -114,7 +118,9 @@ def test_the_wheel_lists_what_the_tree_lists(way: str, tree: Path, wheels: dict[
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
 
     lacking, stray = sorted(expected - names), sorted(names - expected)
-    assert not lacking, f"not in the wheel (list them in packages or package-data of pyproject.toml): {lacking}"
+    assert not lacking, (
+        f"not in the wheel (list them in packages or package-data of pyproject.toml): {lacking}"
+    )
     assert not stray, f"in the wheel but not in the tree: {stray}"
 
 

@@ -12,7 +12,8 @@ from .conftest import ROOT
 def test_manifest_copies_are_byte_equal() -> None:
     # A link would break on Windows checkouts; npe2 looks inside the package only.
     outside = (ROOT / "napari.yaml").read_bytes()
-    assert outside == (ROOT / "mdrn_plugin" / "napari.yaml").read_bytes(), "copy napari.yaml to mdrn_plugin/napari.yaml"
+    inside = (ROOT / "mdrn_plugin" / "napari.yaml").read_bytes()
+    assert outside == inside, "copy napari.yaml to mdrn_plugin/napari.yaml"
 
 
 def test_manifest_is_valid_and_named_after_the_distribution() -> None:

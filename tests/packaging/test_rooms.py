@@ -17,12 +17,18 @@ FORBIDDEN = [
     ("mdrn_plugin/files.py", "from mdrn_plugin import picture", "Arrows point down the house"),
     ("mdrn_plugin/picture.py", "def lazy():\n    import training.recipe", "Arrows point down the house"),
     ("training/recipe.py", "from mdrn_plugin.cli import main as cli", "Arrows point down the house"),
-    ("mdrn_plugin/noise/__init__.py", "from mdrn_plugin.networks import mdrn", "Pixels, files and noise know no models"),
+    (
+        "mdrn_plugin/noise/__init__.py",
+        "from mdrn_plugin.networks import mdrn",
+        "Pixels, files and noise know no models",
+    ),
     ("mdrn_plugin/networks/__init__.py", "import numpy", "Networks know tensors and nothing else"),
 ]
 
 
-@pytest.mark.parametrize(("file", "line", "contract"), FORBIDDEN, ids=[f"{f}: {x.split()[-1]}" for f, x, _ in FORBIDDEN])
+@pytest.mark.parametrize(
+    ("file", "line", "contract"), FORBIDDEN, ids=[f"{f}: {x.split()[-1]}" for f, x, _ in FORBIDDEN]
+)
 def test_forbidden_import_made_is_caught(tmp_path: Path, file: str, line: str, contract: str) -> None:
     tree = copy_tree(tmp_path / "tree", "mdrn_plugin", "training", "pyproject.toml")
     (tree / "mdrn_plugin" / "cli.py").touch()
@@ -69,7 +75,17 @@ def test_wrong_type_in_either_root_is_caught_by_mypy(tmp_path: Path, file: str) 
     ],
 )
 def test_import_in_the_wrong_room_is_caught_by_ruff(file: str, line: str, rule: str) -> None:
-    command = [sys.executable, "-m", "ruff", "check", "--no-cache", "--output-format=concise", "--stdin-filename", file, "-"]
+    command = [
+        sys.executable,
+        "-m",
+        "ruff",
+        "check",
+        "--no-cache",
+        "--output-format=concise",
+        "--stdin-filename",
+        file,
+        "-",
+    ]
     done = subprocess.run(command, cwd=ROOT, input=line + "\n", capture_output=True, text=True)
 
     assert f" {rule} " in done.stdout

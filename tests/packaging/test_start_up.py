@@ -10,7 +10,19 @@ import pytest
 
 from .conftest import ROOT
 
-HEAVY = ("torch", "napari", "qtpy", "PySide6", "tifffile", "imagecodecs", "imageio", "rawpy", "scipy", "zarr", "dask")
+HEAVY = (
+    "torch",
+    "napari",
+    "qtpy",
+    "PySide6",
+    "tifffile",
+    "imagecodecs",
+    "imageio",
+    "rawpy",
+    "scipy",
+    "zarr",
+    "dask",
+)
 
 
 @pytest.mark.parametrize("module", ["mdrn_plugin", "mdrn_plugin.cli", "mdrn_plugin.training.command"])
