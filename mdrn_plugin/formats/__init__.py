@@ -1,0 +1,285 @@
+"""The door to all file formats: `read`, `write`, and what can be said before either.
+
+Libraries that decode are imported when a file is opened, not when this package is.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from mdrn_plugin.errors import CannotHold, CannotRead, MdrnError, NotSupported
+from mdrn_plugin.files import write_atomic
+from mdrn_plugin.formats.limits import DEFAULT_MAX_PIXELS
+from mdrn_plugin.formats.sniffing import open_regular, shown, sniff, sniff_open
+from mdrn_plugin.picture import Metadata, Picture
+
+__all__ = [
+    "DEFAULT_MAX_PIXELS",
+    "READABLE_SUFFIXES",
+    "check_can_hold",
+    "format_of_suffix",
+    "read",
+    "sniff",
+    "suffix_for",
+    "write",
+]
+
+_SUFFIXES = {
+    "tiff": (".tif", ".tiff", ".tf2", ".tf8", ".btf"),
+    "png": (".png",),
+    "jpeg": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "webp": (".webp",),
+    "bmp": (".bmp", ".dib"),
+}
+READABLE_SUFFIXES = frozenset(s for several in _SUFFIXES.values() for s in several)
+
+# Recognised by content, not read: what the user can do.
+_REFUSED = {
+    "gif": "GIF has 256 colours and often several frames; save it as PNG or a TIFF stack",
+    "czi": "Zeiss CZI; export it as OME-TIFF (ZEN, or Fiji with Bio-Formats)",
+    "nd2": "Nikon ND2; export it as OME-TIFF (NIS-Elements, or Fiji with Bio-Formats)",
+    "lif": "Leica LIF; export it as OME-TIFF (LAS X, or Fiji with Bio-Formats)",
+    "oib": "an OLE file (Olympus OIB, Zeiss ZVI, ...); export it as OME-TIFF (Fiji with Bio-Formats)",
+    "heic": "HEIC; export it as JPEG, PNG or TIFF",
+    "avif": "AVIF; export it as PNG or TIFF",
+    "jp2": "JPEG 2000; convert it to TIFF or PNG",
+    "jxl": "JPEG XL; convert it to TIFF or PNG",
+    "psd": "a Photoshop document; export it as TIFF or PNG",
+    "hdf5": "HDF5; export the picture as OME-TIFF",
+    "fits": "FITS; convert it to 32-bit TIFF",
+    "exr": "OpenEXR; convert it to 32-bit TIFF",
+    "hdr": "Radiance HDR; convert it to 32-bit TIFF",
+    "nrrd": "NRRD; convert it to TIFF",
+    "dicom": "DICOM; export the picture as TIFF",
+    "npy": "a numpy array; load it and pass it to the Python interface",
+    "pnm": "a portable any-map; convert it to PNG or TIFF",
+    "raw": "undeveloped camera RAW; develop it to 16-bit TIFF",
+    "dng": "undeveloped camera RAW (DNG); develop it to 16-bit TIFF",
+}
+# Recognised, and no picture at all.
+_NO_PICTURE = {
+    "html": "a web page (HTML)",
+    "xml": "an XML file",
+    "text": "a text file",
+    "pdf": "a PDF document",
+    "zip": "a ZIP archive",
+}
+
+
+def read(path: str | os.PathLike[str], *, max_pixels: int | None = None) -> Picture:
+    """Read a picture or a stack, whatever its name says it is.
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+    max_pixels : int, optional
+        Largest number of pixels over all planes, samples not counted; `DEFAULT_MAX_PIXELS` if
+        not given. Compared with the header before anything is decoded.
+
+    Returns
+    -------
+    Picture
+        Pixels as they are stored: orientation is not applied, integers keep their type, alpha is
+        the last sample. Palettes and fewer than 8 bit become 8 bit, which `metadata.note` says.
+
+    Raises
+    ------
+    CannotRead
+        Missing, forbidden, damaged, cut short, or not a picture.
+    NotSupported
+        A sound file that this program does not read, or one above the limit.
+    """
+    where = Path(path)
+    name = shown(where)
+    with _reading(name):
+        with open_regular(where) as file:
+            size = os.fstat(file.fileno()).st_size
+            kind = sniff_open(file)
+        if kind == "tiff":
+            from mdrn_plugin.formats import tiff
+
+            return tiff.read(where, max_pixels)
+        if kind == "png":
+            from mdrn_plugin.formats import png
+
+            return png.read(where, max_pixels)
+        if kind in ("jpeg", "webp", "bmp"):
+            from mdrn_plugin.formats import photo
+
+            reader = {"jpeg": photo.read_jpeg, "webp": photo.read_webp, "bmp": photo.read_bmp}[kind]
+            return reader(where, max_pixels)
+    if size == 0:
+        raise CannotRead(f"{name}: is empty (0 bytes); get an intact copy")
+    if kind in _REFUSED:
+        raise NotSupported(f"{name}: is {_REFUSED[kind]}")
+    words = _NO_PICTURE.get(kind or "", "no format known here")
+    raise CannotRead(f"{name}: expected a picture, got {words}; use {', '.join(sorted(READABLE_SUFFIXES))}")
+
+
+def write(
+    path: str | os.PathLike[str],
+    picture: Picture,
+    *,
+    provenance: str | None = None,
+    overwrite: bool = False,
+    quality: int | None = None,
+) -> None:
+    """Write a picture in the format of its suffix, all metadata that the format can hold included.
+
+    Parameters
+    ----------
+    path : path-like
+        The final name; see `mdrn_plugin.files.write_atomic` for how it gets there.
+    picture : Picture
+        Written back in the manner of its source if `picture.metadata` is of the same format.
+    provenance : str, optional
+        A short JSON text, stored where the format has a place for it (BMP has none).
+    overwrite : bool
+        Replace an existing file.
+    quality : int, optional
+        1 to 100, for JPEG and WebP; otherwise as the source was, or 95.
+
+    Raises
+    ------
+    CannotHold
+        The format cannot store this picture; see `check_can_hold`.
+    OutputExists, OutputUnusable
+        From writing.
+    BadOption
+        `quality` is out of range.
+    """
+    where = Path(path)
+    check_can_hold(
+        where,
+        shape=picture.shape,
+        axes=picture.axes,
+        dtype=picture.pixels.dtype,
+        alpha=picture.alpha,
+        source_metadata=picture.metadata,
+    )
+    kind = format_of_suffix(where)
+    if kind == "tiff":
+        from mdrn_plugin.formats import tiff
+
+        count = 0
+        with write_atomic(where, check=lambda part: tiff.verify(part, picture, count), overwrite=overwrite) as file:
+            count = tiff.write(file, where, picture, provenance)
+        return
+    pixels = _one_plane(picture)
+    if kind == "png":
+        from mdrn_plugin.formats import png
+
+        with write_atomic(where, check=lambda part: png.verify(part, pixels.shape), overwrite=overwrite) as file:
+            png.write(file, pixels, picture.metadata, provenance)
+        return
+    from mdrn_plugin.formats import photo
+
+    photo.check_quality(quality)
+    verify = {"jpeg": photo.verify_jpeg, "webp": photo.verify_webp, "bmp": photo.verify_bmp}[str(kind)]
+    with write_atomic(where, check=lambda part: verify(part, pixels.shape), overwrite=overwrite) as file:
+        if kind == "jpeg":
+            photo.write_jpeg(file, pixels, picture.metadata, provenance, quality)
+        elif kind == "webp":
+            photo.write_webp(file, pixels, picture.metadata, provenance, quality)
+        else:
+            photo.write_bmp(file, pixels, picture.metadata)
+
+
+def check_can_hold(
+    suffix_or_path: str | os.PathLike[str],
+    *,
+    shape: tuple[int, ...],
+    axes: str,
+    dtype: DTypeLike,
+    alpha: bool = False,
+    source_metadata: Metadata | None = None,
+) -> None:
+    """Say before any computing whether a format can store such a picture.
+
+    Parameters
+    ----------
+    suffix_or_path : path-like
+        ``".png"`` or a whole path; only the suffix counts.
+    shape, axes, dtype, alpha
+        As of the `Picture` that will be written.
+    source_metadata : Metadata, optional
+        Where the picture came from.
+
+    Raises
+    ------
+    CannotHold
+        It cannot; the message says why and what can.
+    """
+    del source_metadata  # every format takes the common fields of every other
+    name = shown(Path(suffix_or_path))
+    kind = format_of_suffix(suffix_or_path)
+    if kind is None:
+        raise CannotHold(f"{name}: no format to write has this suffix; use {', '.join(sorted(READABLE_SUFFIXES))}")
+    if 0 in shape:
+        raise CannotHold(f"{name}: expected at least one pixel, got shape {shape}")
+    known = np.dtype(dtype)
+    if kind == "tiff":
+        from mdrn_plugin.formats import tiff
+
+        tiff.check(name, known, axes)
+    elif kind == "png":
+        from mdrn_plugin.formats import png
+
+        png.check(name, shape, axes, known, alpha)
+    else:
+        from mdrn_plugin.formats import photo
+
+        checks = {"jpeg": photo.check_jpeg, "webp": photo.check_webp, "bmp": photo.check_bmp}
+        checks[kind](name, shape, axes, known, alpha)
+
+
+def format_of_suffix(suffix_or_path: str | os.PathLike[str]) -> str | None:
+    """Return the name of the format that a suffix or path stands for, None if unknown."""
+    name = Path(suffix_or_path).name.lower()
+    suffix = "." + name.rpartition(".")[2] if "." in name else ""
+    return next((kind for kind, several in _SUFFIXES.items() if suffix in several), None)
+
+
+def suffix_for(format: str) -> str:  # noqa: A002 - the word users know
+    """Return the usual suffix of a format that can be written.
+
+    Raises
+    ------
+    CannotHold
+        No such format.
+    """
+    if format not in _SUFFIXES:
+        raise CannotHold(f"format {format!r}: expected one of {', '.join(_SUFFIXES)}")
+    return _SUFFIXES[format][0]
+
+
+def _one_plane(picture: Picture) -> Any:
+    """Return rows x columns [x samples] of a picture that has one plane."""
+    index = next(picture.planes())
+    pixels = np.asarray(picture.pixels[index])
+    here = picture.plane_axes
+    pixels = pixels.transpose([here.index(a) for a in "YXS" if a in here])
+    pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+    return pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
+
+
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """Turn whatever a decoder raises on a damaged file into `CannotRead`."""
+    try:
+        yield
+    except MdrnError:
+        raise
+    except MemoryError as error:
+        raise CannotRead(f"{name}: needs more memory than there is; lower the limit on pixels or split it") from error
+    except Exception as error:  # noqa: BLE001 - decoders raise anything at all; this is the one edge
+        reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
+        raise CannotRead(f"{name}: is damaged or not what it seems ({reason}); get an intact copy") from error

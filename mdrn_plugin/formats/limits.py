@@ -1,0 +1,52 @@
+"""How large a picture may be, decided from the header before a byte is decoded."""
+
+from __future__ import annotations
+
+from mdrn_plugin.errors import CannotRead, NotSupported
+
+# 2 gigapixels: the largest slide scans; beyond it a file is read only if the user says so.
+DEFAULT_MAX_PIXELS = 2_000_000_000
+# Deflate stores at most 1032 bytes in one (RFC 1951: 258 bytes in two bits); LZW about 1400.
+# Small files are let through whatever their ratio: a constant picture is not an attack.
+_MAX_RATIO = 2000
+_RATIO_FREE_BYTES = 256 * 2**20
+
+
+def check_pixels(name: str, width: int, height: int, planes: int, max_pixels: int | None) -> None:
+    """Refuse empty and over-large pictures.
+
+    Parameters
+    ----------
+    name : str
+        The file, for the message.
+    width, height, planes : int
+        As the header says; samples of one pixel do not count.
+    max_pixels : int or None
+        None is `DEFAULT_MAX_PIXELS`.
+
+    Raises
+    ------
+    CannotRead
+        A length is not positive.
+    NotSupported
+        More pixels than allowed.
+    """
+    limit = DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels
+    if min(width, height, planes) < 1:
+        raise CannotRead(
+            f"{name}: expected at least one pixel, got {width} x {height} x {planes}; get an intact copy"
+        )
+    if width * height * planes > limit:
+        raise NotSupported(
+            f"{name}: {width} x {height} pixels in {planes} plane(s): expected at most {limit} pixels; "
+            "raise the limit (--max-pixels) if the file is genuine"
+        )
+
+
+def check_ratio(name: str, stored: int, decoded: int) -> None:
+    """Refuse a file that would grow beyond what its compression can honestly hold."""
+    if decoded > _RATIO_FREE_BYTES and decoded > stored * _MAX_RATIO:
+        raise CannotRead(
+            f"{name}: expected at least {decoded // _MAX_RATIO} bytes of data, got {stored}; "
+            "the file is damaged or made to exhaust memory, get an intact copy"
+        )
