@@ -140,7 +140,7 @@ def _as_picture(pixels: Any, axes: str | None, limits: tuple[float, float] | Non
         low, high = limits
         if not low < high:
             raise BadOption(f"range {limits}: expected black below white")
-        decided = ValueRange(float(low), float(high), "given")
+        decided = ValueRange(float(low), float(high), "given by the user", given=True)
     picture = Picture(array, axes.upper(), decided)
     return dataclasses.replace(picture, alpha=picture.length("S") in (2, 4))
 

@@ -204,7 +204,7 @@ def _parse_range(text: str | None) -> ValueRange | None:
         raise BadOption(f"range {text!r}: expected two numbers such as 0,4095") from None
     if not low < high:
         raise BadOption(f"range {text!r}: expected black below white, such as 0,4095")
-    return ValueRange(low, high, "given by the user")
+    return ValueRange(low, high, "given by the user", given=True)
 
 
 class _Screen:

@@ -45,6 +45,7 @@ class ValueRange:
     black: float
     white: float
     reason: str  # in words, for `info`
+    given: bool = False  # by the user, not found in the file
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)

@@ -21,6 +21,8 @@ _FALLBACK = {"fast": ("balanced", "best"), "balanced": ("best", "fast"), "best":
 # Pictures whose values spread over this share of black..white are taken as they are; others are
 # scaled so that their spread fills the range, the range the networks were trained on.
 _NATURAL_SPREAD = (0.2, 2.0)
+# The same for floats in units of a power of ten other than 1: less certain, so closer to 1.
+_DECADE_SPREAD = 0.4
 
 # Noise below this, on 0..255, is not worth a network: rounding to 8 bit alone is 0.29.
 _NO_NOISE_255 = 0.3
@@ -270,7 +272,7 @@ def _step(
 ) -> Step:
     unit = facts.range.white - facts.range.black
     sigma_dn = _pooled(profile.sigma) * unit
-    black, gain = _mapping(facts.range, spread)
+    black, gain = _mapping(facts, spread)
     sigma_255 = sigma_dn * gain * 255
     if options.model is None and (sigma_255 < _NO_NOISE_255 or options.strength == 0):
         reason = "no noise found, passed through" if options.strength else "strength 0, passed through"
@@ -337,14 +339,33 @@ def choose_model(
     raise BadOption("the zoo has no model for this picture; reinstall mdrn-plugin, or give --model")
 
 
-def _mapping(value_range: ValueRange, spread: tuple[float, float]) -> tuple[float, float]:
-    """Return black and gain of what the network sees."""
-    unit = value_range.white - value_range.black
+def _mapping(facts: Facts, spread: tuple[float, float]) -> tuple[float, float]:
+    """Return black and gain of what the network sees: ``(value - black) * gain``.
+
+    Pictures of natural contrast are seen as they are. Floats may come in any unit: the unit is
+    then the power of ten that holds the values, so that a picture multiplied by 0.01 or 100 is
+    seen exactly as before. What is left (dim pictures in a wide type) is stretched to its spread;
+    that costs up to 0.05 dB where it was not needed, measured on Set12 at noise 25.
+    """
     low, high = spread
-    share = (high - low) / unit
-    if _NATURAL_SPREAD[0] <= share <= _NATURAL_SPREAD[1] or not high > low:
-        return value_range.black, 1 / unit
+    if not high > low:
+        return facts.range.black, 1 / (facts.range.white - facts.range.black)
+    if facts.dtype.startswith("float") and not facts.range.given:
+        for power in (0, _decade(low, high)):
+            unit = 10.0**power
+            least = _NATURAL_SPREAD[0] if power == 0 else _DECADE_SPREAD
+            if -0.5 * unit <= low and high <= 1.5 * unit and high - low >= least * unit:
+                return 0.0, 1 / unit
+    else:
+        unit = facts.range.white - facts.range.black
+        if _NATURAL_SPREAD[0] <= (high - low) / unit <= _NATURAL_SPREAD[1]:
+            return facts.range.black, 1 / unit
     return low, 1 / (high - low)
+
+
+def _decade(low: float, high: float) -> int:
+    """Return the smallest k with the spread inside -0.5..1.5 times ten to the k."""
+    return math.ceil(math.log10(max(high / 1.5, -low / 0.5, 1e-300)))
 
 
 def _pooled(sigma: tuple[float, ...]) -> float:

@@ -56,6 +56,11 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--cache", type=Path, default=Path("runs/data"))
     data.set_defaults(run=_data)
 
+    ship = commands.add_parser("ship", help="put finished runs among the weights that ship")
+    ship.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    ship.add_argument("--weights", type=Path, default=Path("weights"))
+    ship.set_defaults(run=_ship)
+
     recipes = commands.add_parser("recipes", help="list the shipped recipes")
     recipes.set_defaults(run=_recipes)
     return parser
@@ -113,6 +118,14 @@ def _data(options: argparse.Namespace) -> int:
 
     pack = open_pack(options.folder, options.cache)
     print(f"{options.cache / pack.digest[:16]}: {len(pack.entries)} pictures, {pack.pixels.size:,} bytes")
+    return 0
+
+
+def _ship(options: argparse.Namespace) -> int:
+    from .ship import ship
+
+    for name in ship(options.runs, options.weights):
+        print(name)
     return 0
 
 

@@ -22,6 +22,7 @@ class Recipe:
     sigma_255: tuple[float, float]  # noise trained on, 0..255
     band_255: tuple[float, float]  # noise the plan picks the model for, 0..255
     steps: int
+    tier: str = "balanced"  # "fast", "balanced" or "best": the quality that the model serves
     init: str = ""  # name of the model to start from; empty: from scratch
     patch: int = 64  # px
     batch: int = 16
