@@ -6,7 +6,8 @@ Libraries that decode are imported when a file is opened, not when this package 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import struct
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from mdrn_plugin.errors import CannotHold, CannotRead, MdrnError, NotSupported
+from mdrn_plugin.errors import CannotHold, CannotRead, MdrnError, NotSupported, OutputUnusable
 from mdrn_plugin.files import write_atomic
 from mdrn_plugin.formats.limits import DEFAULT_MAX_PIXELS
 from mdrn_plugin.formats.sniffing import open_regular, shown, sniff, sniff_open
@@ -170,21 +171,21 @@ def write(
         from mdrn_plugin.formats import tiff
 
         count = 0
-        with write_atomic(where, check=lambda part: tiff.verify(part, picture, count), overwrite=overwrite) as file:
+        with write_atomic(where, check=_checked(where, lambda part: tiff.verify(part, picture, count)), overwrite=overwrite) as file:
             count = tiff.write(file, where, picture, provenance)
         return
     pixels = _one_plane(picture)
     if kind == "png":
         from mdrn_plugin.formats import png
 
-        with write_atomic(where, check=lambda part: png.verify(part, pixels.shape), overwrite=overwrite) as file:
+        with write_atomic(where, check=_checked(where, lambda part: png.verify(part, pixels.shape)), overwrite=overwrite) as file:
             png.write(file, pixels, picture.metadata, provenance)
         return
     from mdrn_plugin.formats import photo
 
     photo.check_quality(quality)
     verify = {"jpeg": photo.verify_jpeg, "webp": photo.verify_webp, "bmp": photo.verify_bmp}[str(kind)]
-    with write_atomic(where, check=lambda part: verify(part, pixels.shape), overwrite=overwrite) as file:
+    with write_atomic(where, check=_checked(where, lambda part: verify(part, pixels.shape)), overwrite=overwrite) as file:
         if kind == "jpeg":
             photo.write_jpeg(file, pixels, picture.metadata, provenance, quality)
         elif kind == "webp":
@@ -269,6 +270,21 @@ def _one_plane(picture: Picture) -> Any:
     pixels = pixels.transpose([here.index(a) for a in "YXS" if a in here])
     pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     return pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
+
+
+def _checked(where: Path, verify: Callable[[Path], None]) -> Callable[[Path], None]:
+    """Make a check of the temporary file speak of the final one."""
+
+    def check(part: Path) -> None:
+        try:
+            verify(part)
+        except (CannotRead, ValueError, IndexError, struct.error) as error:
+            reason = str(error).removeprefix(f"{part.name}: ").partition(";")[0]
+            raise OutputUnusable(
+                f"{shown(where)}: was not written completely ({reason}); check the disk and its free space"
+            ) from error
+
+    return check
 
 
 @contextmanager

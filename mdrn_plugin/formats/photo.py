@@ -149,7 +149,7 @@ def verify_jpeg(part: Path, shape: tuple[int, ...]) -> None:
     """Find the end mark and the size of a finished file."""
     _, frame = _jpeg_segments(part.name, part.read_bytes())
     if frame[1:3] != shape[:2]:
-        raise CannotHold(f"{part.name}: wrote a picture of another size; this is our fault")
+        raise CannotRead(f"{part.name}: the picture has another size")
 
 
 def _jpeg_segments(name: str, data: bytes) -> tuple[list[tuple[int, bytes]], tuple[int, int, int, int]]:
@@ -280,7 +280,7 @@ def write_webp(
 def verify_webp(part: Path, shape: tuple[int, ...]) -> None:
     """Walk the chunks of a finished file and compare the size."""
     if _webp_size(part.name, _webp_chunks(part.name, part.read_bytes())) != (shape[1], shape[0]):
-        raise CannotHold(f"{part.name}: wrote a picture of another size; this is our fault")
+        raise CannotRead(f"{part.name}: the picture has another size")
 
 
 def _noted(exif: bytes, provenance: str) -> bytes:
@@ -406,7 +406,7 @@ def verify_bmp(part: Path, shape: tuple[int, ...]) -> None:
     """Compare length and size of a finished file with its header."""
     data = part.read_bytes()
     if struct.unpack("<I", data[2:6])[0] != len(data) or struct.unpack("<ii", data[18:26]) != (shape[1], shape[0]):
-        raise CannotHold(f"{part.name}: wrote a picture of another size; this is our fault")
+        raise CannotRead(f"{part.name}: the picture has another size")
 
 
 # ------------------------------------------------------------------------------------------ common

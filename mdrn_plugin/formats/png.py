@@ -128,7 +128,7 @@ def verify(part: Path, shape: tuple[int, ...]) -> None:
     data = part.read_bytes()
     chunks = list(_chunks(part.name, data))
     if struct.unpack(">II", chunks[0][1][:8]) != (shape[1], shape[0]):
-        raise CannotHold(f"{part.name}: wrote a picture of another size; this is our fault")
+        raise CannotRead(f"{part.name}: the picture has another size")
 
 
 def _chunks(name: str, data: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -673,19 +673,27 @@ def _ome_xml(picture: Picture, dtype: np.dtype[Any], stack: str) -> bytes:
 
 
 def verify(part: Path, picture: Picture, directories: int) -> None:
-    """Count what was written: directories, data inside the file, shape of a page."""
+    """Compare a finished file with the picture: directories, data inside the file, size of a page.
+
+    Raises
+    ------
+    CannotRead, BadDirectory
+        Something is missing.
+    """
+    name = part.name
     with open(part, "rb") as file:
         chain = DirectoryReader(file)
         offsets = chain.offsets()
         if len(offsets) != directories:
-            raise CannotHold(f"{part.name}: wrote {directories} pages, found {len(offsets)}; this is our fault")
+            raise CannotRead(f"{name}: expected {directories} pages, found {len(offsets)}")
         for offset in offsets:
-            page = chain.directory(offset, needed=_NEEDED)
+            page = chain.directory(offset, needed=range(65536))
             values = {t: e.integers(chain.order) for t in (256, 257) if (e := page.get(t)) is not None}
             if values != {256: (picture.length("X"),), 257: (picture.length("Y"),)}:
-                raise CannotHold(f"{part.name}: wrote a page of another size {values}; this is our fault")
-            starts = page.get(273) or page.get(324)
-            counts = page.get(279) or page.get(325)
-            ends = zip(starts.integers(chain.order), counts.integers(chain.order), strict=True) if starts and counts else ()
-            if any(start + count > chain.size for start, count in ends):
-                raise CannotHold(f"{part.name}: data written are incomplete; check the disk")
+                raise CannotRead(f"{name}: a page has another size {values}")
+            starts, counts = page.get(273) or page.get(324), page.get(279) or page.get(325)
+            if starts is None or counts is None:
+                raise CannotRead(f"{name}: a page has no pixels")
+            for start, count in zip(starts.integers(chain.order), counts.integers(chain.order), strict=True):
+                if start + count > chain.size:
+                    raise CannotRead(f"{name}: pixels end at byte {start + count} of {chain.size}")
