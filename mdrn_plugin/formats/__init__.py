@@ -10,16 +10,19 @@ import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import DTypeLike
 
 from mdrn_plugin.errors import CannotHold, CannotRead, MdrnError, NotSupported, OutputUnusable
 from mdrn_plugin.files import write_atomic
 from mdrn_plugin.formats.limits import DEFAULT_MAX_PIXELS
 from mdrn_plugin.formats.sniffing import open_regular, shown, sniff, sniff_open
-from mdrn_plugin.picture import Metadata, Picture
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
+    from mdrn_plugin.picture import Metadata, Picture
 
 __all__ = [
     "DEFAULT_MAX_PIXELS",
@@ -171,21 +174,27 @@ def write(
         from mdrn_plugin.formats import tiff
 
         count = 0
-        with write_atomic(where, check=_checked(where, lambda part: tiff.verify(part, picture, count)), overwrite=overwrite) as file:
+        with write_atomic(
+            where, check=_checked(where, lambda part: tiff.verify(part, picture, count)), overwrite=overwrite
+        ) as file:
             count = tiff.write(file, where, picture, provenance)
         return
     pixels = _one_plane(picture)
     if kind == "png":
         from mdrn_plugin.formats import png
 
-        with write_atomic(where, check=_checked(where, lambda part: png.verify(part, pixels.shape)), overwrite=overwrite) as file:
+        with write_atomic(
+            where, check=_checked(where, lambda part: png.verify(part, pixels.shape)), overwrite=overwrite
+        ) as file:
             png.write(file, pixels, picture.metadata, provenance)
         return
     from mdrn_plugin.formats import photo
 
     photo.check_quality(quality)
     verify = {"jpeg": photo.verify_jpeg, "webp": photo.verify_webp, "bmp": photo.verify_bmp}[str(kind)]
-    with write_atomic(where, check=_checked(where, lambda part: verify(part, pixels.shape)), overwrite=overwrite) as file:
+    with write_atomic(
+        where, check=_checked(where, lambda part: verify(part, pixels.shape)), overwrite=overwrite
+    ) as file:
         if kind == "jpeg":
             photo.write_jpeg(file, pixels, picture.metadata, provenance, quality)
         elif kind == "webp":
@@ -223,7 +232,9 @@ def check_can_hold(
     name = shown(Path(suffix_or_path))
     kind = format_of_suffix(suffix_or_path)
     if kind is None:
-        raise CannotHold(f"{name}: no format to write has this suffix; use {', '.join(sorted(READABLE_SUFFIXES))}")
+        raise CannotHold(
+            f"{name}: no format to write has this suffix; use {', '.join(sorted(READABLE_SUFFIXES))}"
+        )
     if 0 in shape:
         raise CannotHold(f"{name}: expected at least one pixel, got shape {shape}")
     known = np.dtype(dtype)
@@ -249,7 +260,7 @@ def format_of_suffix(suffix_or_path: str | os.PathLike[str]) -> str | None:
     return next((kind for kind, several in _SUFFIXES.items() if suffix in several), None)
 
 
-def suffix_for(format: str) -> str:  # noqa: A002 - the word users know
+def suffix_for(format: str) -> str:
     """Return the usual suffix of a format that can be written.
 
     Raises
@@ -295,7 +306,9 @@ def _reading(name: str) -> Iterator[None]:
     except MdrnError:
         raise
     except MemoryError as error:
-        raise CannotRead(f"{name}: needs more memory than there is; lower the limit on pixels or split it") from error
-    except Exception as error:  # noqa: BLE001 - decoders raise anything at all; this is the one edge
+        raise CannotRead(
+            f"{name}: needs more memory than there is; lower the limit on pixels or split it"
+        ) from error
+    except Exception as error:
         reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
         raise CannotRead(f"{name}: is damaged or not what it seems ({reason}); get an intact copy") from error

@@ -68,7 +68,11 @@ class Entry:
             top, bottom = struct.unpack(f"{order}2{'I' if self.type == 5 else 'i'}", self.data[:8])
             return top / bottom if bottom else None
         if self.type in (11, 12) and self.count:
-            return float(struct.unpack(f"{order}{'f' if self.type == 11 else 'd'}", self.data[: 4 * (self.type - 10)])[0])
+            return float(
+                struct.unpack(f"{order}{'f' if self.type == 11 else 'd'}", self.data[: 4 * (self.type - 10)])[
+                    0
+                ]
+            )
         values = self.integers(order)
         return float(values[0]) if values else None
 
@@ -128,7 +132,11 @@ class DirectoryReader:
         self.big = version == 43
         if self.big and len(head) < 16:
             raise BadDirectory("header cut short")
-        self.first: int = struct.unpack(f"{order}Q", head[8:16])[0] if self.big else struct.unpack(f"{order}I", head[4:8])[0]
+        self.first: int = (
+            struct.unpack(f"{order}Q", head[8:16])[0]
+            if self.big
+            else struct.unpack(f"{order}I", head[4:8])[0]
+        )
         self._count = struct.Struct(order + ("Q" if self.big else "H"))
         self._pointer = struct.Struct(order + ("Q" if self.big else "I"))
         self._entry = struct.Struct(order + ("HHQ8s" if self.big else "HHI4s"))

@@ -32,7 +32,9 @@ def check(text: str, path: Path) -> None:
     """
     name = shown(path)
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
-        raise CannotRead(f"{name}: its OME-XML declares entities, which no instrument writes; get an intact copy")
+        raise CannotRead(
+            f"{name}: its OME-XML declares entities, which no instrument writes; get an intact copy"
+        )
     try:
         root = ElementTree.fromstring(text.rstrip("\0 \r\n\t").encode())
     except ElementTree.ParseError as error:
@@ -58,7 +60,9 @@ def check(text: str, path: Path) -> None:
             )
         target = os.path.realpath(path.parent / part)
         if os.path.dirname(target) != folder:
-            raise CannotRead(f"{name}: its part {part!r} leads out of the folder; put all parts in one folder")
+            raise CannotRead(
+                f"{name}: its part {part!r} leads out of the folder; put all parts in one folder"
+            )
         if not os.path.isfile(target):
             raise CannotRead(f"{name}: its part {part!r} is missing; put all parts in one folder")
 
@@ -106,7 +110,10 @@ def for_one_file(text: str, planes: int) -> str:
 def with_provenance(text: str, provenance: str) -> str:
     """Add a comment annotation of ours, in place of an earlier one."""
     text = re.sub(
-        r'<(?P<p>[\w.-]+:)?CommentAnnotation ID="Annotation:mdrn:0".*?</(?:[\w.-]+:)?CommentAnnotation>', "", text, flags=re.S
+        r'<(?P<p>[\w.-]+:)?CommentAnnotation ID="Annotation:mdrn:0".*?</(?:[\w.-]+:)?CommentAnnotation>',
+        "",
+        text,
+        flags=re.S,
     )
     empty = re.search(r"<((?:[\w.-]+:)?)StructuredAnnotations\b([^>]*)/>", text)
     if empty:

@@ -8,16 +8,18 @@ import math
 import re
 import struct
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mdrn_plugin.errors import BadOption, CannotHold, CannotRead, NotSupported
 from mdrn_plugin.formats import ifd
 from mdrn_plugin.formats.limits import check_pixels, check_ratio
 from mdrn_plugin.formats.sniffing import open_regular, shown
 from mdrn_plugin.picture import Metadata, Picture, decide_range
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 DEFAULT_QUALITY = 95  # the highest that Pillow recommends for JPEG; above it files grow for nothing
 JPEG_MAX_PX = 65_500  # libjpeg's limit, a little below the 65,535 of the format
@@ -78,10 +80,19 @@ def read_jpeg(path: Path, max_pixels: int | None) -> Picture:
     image.load()
     pixels = np.array(image)
     kept = tuple((m, d) for m, d in parts if not (m == 0xEE or (m == 0xE2 and d.startswith(b"MPF\0"))))
-    notes = "further pictures in the file (MPF) were left out" if len(kept) < sum(m != 0xEE for m, _ in parts) else ""
+    notes = (
+        "further pictures in the file (MPF) were left out"
+        if len(kept) < sum(m != 0xEE for m, _ in parts)
+        else ""
+    )
     metadata = JpegMetadata(
         format="jpeg",
-        icc=b"".join(d[14:] for _, d in sorted((d[12], d) for m, d in parts if m == 0xE2 and d.startswith(_ICC) and len(d) > 14))
+        icc=b"".join(
+            d[14:]
+            for _, d in sorted(
+                (d[12], d) for m, d in parts if m == 0xE2 and d.startswith(_ICC) and len(d) > 14
+            )
+        )
         or None,
         exif=next((d[6:] for m, d in parts if m == 0xE1 and d.startswith(_EXIF)), None),
         xmp=next((d[len(_XMP) :] for m, d in parts if m == 0xE1 and d.startswith(_XMP)), None),
@@ -101,7 +112,9 @@ def check_jpeg(name: str, shape: tuple[int, ...], axes: str, dtype: np.dtype[Any
     if alpha or sizes.get("S", 1) not in (1, 3, 4):
         raise CannotHold(f"{name}: JPEG holds gray, RGB or CMYK without alpha; write PNG or TIFF")
     if max(sizes["Y"], sizes["X"]) > JPEG_MAX_PX:
-        raise CannotHold(f"{name}: JPEG holds at most {JPEG_MAX_PX} pixels a side, got {shape}; write PNG or TIFF")
+        raise CannotHold(
+            f"{name}: JPEG holds at most {JPEG_MAX_PX} pixels a side, got {shape}; write PNG or TIFF"
+        )
 
 
 def write_jpeg(
@@ -137,7 +150,11 @@ def write_jpeg(
     start = 2
     while data[start + 1] == 0xE0:
         start += 2 + struct.unpack(">H", data[start + 2 : start + 4])[0]
-    if not any(m == 0xE0 for m, _ in before) and not isinstance(metadata, JpegMetadata) and image.mode != "CMYK":
+    if (
+        not any(m == 0xE0 for m, _ in before)
+        and not isinstance(metadata, JpegMetadata)
+        and image.mode != "CMYK"
+    ):
         before.insert(0, (0xE0, data[6:20]))
     file.write(data[:2])
     for marker, body in before:
@@ -245,7 +262,9 @@ def check_webp(name: str, shape: tuple[int, ...], axes: str, dtype: np.dtype[Any
     if sizes.get("S", 1) - alpha not in (1, 3):
         raise CannotHold(f"{name}: WebP holds gray or RGB, got {sizes['S']} samples; write TIFF")
     if max(sizes["Y"], sizes["X"]) > WEBP_MAX_PX:
-        raise CannotHold(f"{name}: WebP holds at most {WEBP_MAX_PX} pixels a side, got {shape}; write PNG or TIFF")
+        raise CannotHold(
+            f"{name}: WebP holds at most {WEBP_MAX_PX} pixels a side, got {shape}; write PNG or TIFF"
+        )
 
 
 def write_webp(
@@ -262,7 +281,9 @@ def write_webp(
     exif = metadata.exif or b""
     if provenance:
         exif = _noted(exif, provenance)
-    lossless = quality is None and (metadata.lossless if isinstance(metadata, WebpMetadata) else metadata.format != "jpeg")
+    lossless = quality is None and (
+        metadata.lossless if isinstance(metadata, WebpMetadata) else metadata.format != "jpeg"
+    )
     Image.fromarray(np.ascontiguousarray(pixels), mode_of(pixels)).save(
         file,
         "WEBP",
@@ -298,7 +319,8 @@ def _webp_chunks(name: str, data: bytes) -> dict[bytes, bytes]:
     if len(data) < 20 or 8 + struct.unpack("<I", data[4:8])[0] > len(data) + 1:
         raise CannotRead(f"{name}: WebP is cut short; get an intact copy")
     end = min(len(data), 8 + struct.unpack("<I", data[4:8])[0])
-    at, chunks = 12, {}
+    at = 12
+    chunks: dict[bytes, bytes] = {}
     while at + 8 <= end:
         length = struct.unpack("<I", data[at + 4 : at + 8])[0]
         if at + 8 + length > len(data):
@@ -326,7 +348,7 @@ def _webp_size(name: str, chunks: dict[bytes, bytes]) -> tuple[int, int]:
 
 def read_bmp(path: Path, max_pixels: int | None) -> Picture:
     """Read a BMP file; see `mdrn_plugin.formats.read` for what it raises."""
-    from PIL import BmpImagePlugin
+    from PIL import BmpImagePlugin, Image
 
     name = shown(path)
     with open_regular(path) as file:
@@ -349,7 +371,7 @@ def read_bmp(path: Path, max_pixels: int | None) -> Picture:
         raise CannotRead(f"{name}: BMP is cut short; get an intact copy")
     if coding in (1, 2) and not data[start:].rstrip(b"\0").endswith(b"\1") and b"\0\1" not in data[-4:]:
         raise CannotRead(f"{name}: BMP is cut short, its end mark is missing; get an intact copy")
-    image = BmpImagePlugin.BmpImageFile(io.BytesIO(data))
+    image: Image.Image = BmpImagePlugin.BmpImageFile(io.BytesIO(data))
     image.load()
     note = ""
     if image.mode in ("1", "P"):
@@ -363,14 +385,18 @@ def read_bmp(path: Path, max_pixels: int | None) -> Picture:
     dpi = (per_metre[0] * 0.0254, per_metre[1] * 0.0254) if min(per_metre) > 0 else None
     metadata = BmpMetadata(format="bmp", dpi=dpi, note=note, per_metre=per_metre)
     alpha = image.mode == "RGBA"
-    return Picture(pixels, "YXS" if pixels.ndim == 3 else "YX", decide_range(pixels), alpha=alpha, metadata=metadata)
+    return Picture(
+        pixels, "YXS" if pixels.ndim == 3 else "YX", decide_range(pixels), alpha=alpha, metadata=metadata
+    )
 
 
 def check_bmp(name: str, shape: tuple[int, ...], axes: str, dtype: np.dtype[Any], alpha: bool) -> None:
     """Raise `CannotHold` for what BMP cannot store."""
     sizes = _one_plane(name, "BMP", shape, axes, dtype)
     if (sizes.get("S", 1), alpha) not in ((1, False), (3, False), (4, True)):
-        raise CannotHold(f"{name}: BMP holds gray, RGB or RGBA, got {sizes.get('S')} samples; write PNG or TIFF")
+        raise CannotHold(
+            f"{name}: BMP holds gray, RGB or RGBA, got {sizes.get('S')} samples; write PNG or TIFF"
+        )
     if sizes["Y"] * (sizes["X"] + 1) * sizes.get("S", 1) > 2**32 - 2048:
         raise CannotHold(f"{name}: BMP holds at most 4 GB, got {shape}; write PNG or TIFF")
 
@@ -392,12 +418,31 @@ def write_bmp(file: BinaryIO, pixels: NDArray[Any], metadata: Metadata) -> None:
     flat = np.ascontiguousarray(rows).reshape(height, width * samples)
     flat = np.pad(flat, ((0, 0), (0, -flat.shape[1] % 4)))
     # Only the fourth version of the header can say where alpha is.
-    masks = struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000) + b"BGRs" + bytes(48) if samples == 4 else b""
+    masks = (
+        struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000) + b"BGRs" + bytes(48)
+        if samples == 4
+        else b""
+    )
     head = 40 + len(masks)
     start = 14 + head + len(palette)
     coding = 3 if samples == 4 else 0
     file.write(b"BM" + struct.pack("<IHHI", start + flat.size, 0, 0, start))
-    file.write(struct.pack("<IiiHHIIiiII", head, width, height, 1, samples * 8, coding, flat.size, across, down, len(palette) // 4, 0))
+    file.write(
+        struct.pack(
+            "<IiiHHIIiiII",
+            head,
+            width,
+            height,
+            1,
+            samples * 8,
+            coding,
+            flat.size,
+            across,
+            down,
+            len(palette) // 4,
+            0,
+        )
+    )
     file.write(masks + palette)
     file.write(flat.tobytes())
 
@@ -405,7 +450,10 @@ def write_bmp(file: BinaryIO, pixels: NDArray[Any], metadata: Metadata) -> None:
 def verify_bmp(part: Path, shape: tuple[int, ...]) -> None:
     """Compare length and size of a finished file with its header."""
     data = part.read_bytes()
-    if struct.unpack("<I", data[2:6])[0] != len(data) or struct.unpack("<ii", data[18:26]) != (shape[1], shape[0]):
+    if struct.unpack("<I", data[2:6])[0] != len(data) or struct.unpack("<ii", data[18:26]) != (
+        shape[1],
+        shape[0],
+    ):
         raise CannotRead(f"{part.name}: the picture has another size")
 
 

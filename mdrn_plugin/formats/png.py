@@ -8,22 +8,26 @@ import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mdrn_plugin.errors import CannotHold, CannotRead, NotSupported
 from mdrn_plugin.formats.limits import check_pixels, check_ratio
 from mdrn_plugin.formats.sniffing import open_regular, shown
 from mdrn_plugin.picture import Metadata, Picture, ValueRange, decide_range
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # colour type: stored samples
 _BITS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 _PIXEL_CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"hIST"})
 # Copied though marked unsafe to copy: they speak of the whole picture, which keeps its meaning.
-_KEPT = frozenset({b"iCCP", b"sRGB", b"gAMA", b"cHRM", b"cICP", b"mDCv", b"cLLi", b"pHYs", b"tIME", b"sPLT", b"eXIf"})
+_KEPT = frozenset(
+    {b"iCCP", b"sRGB", b"gAMA", b"cHRM", b"cICP", b"mDCv", b"cLLi", b"pHYs", b"tIME", b"sPLT", b"eXIf"}
+)
 _KEPT |= {b"tEXt", b"zTXt", b"iTXt"}
 _PROFILE_LIMIT = 16 * 2**20  # decompressed bytes of one profile or packet
 _XMP_KEY = b"XML:com.adobe.xmp\0"
@@ -52,15 +56,19 @@ def read(path: Path, max_pixels: int | None) -> Picture:
     width, height, bits, kind = struct.unpack(">IIBB", chunks[0][1][:10])
     check_pixels(name, width, height, 1, max_pixels)
     if bits not in _BITS.get(kind, ()):
-        raise CannotRead(f"{name}: PNG of colour type {kind} with {bits} bit does not exist; get an intact copy")
-    found = {k: d for k, d in reversed(chunks)}
+        raise CannotRead(
+            f"{name}: PNG of colour type {kind} with {bits} bit does not exist; get an intact copy"
+        )
+    found = dict(reversed(chunks))
     if b"acTL" in found and len(found[b"acTL"]) >= 4 and struct.unpack(">I", found[b"acTL"][:4])[0] != 1:
         raise NotSupported(f"{name}: is an animation; save its frames as separate files or a TIFF stack")
     stored = sum(len(d) for k, d in chunks if k == b"IDAT")
     check_ratio(name, stored, width * height * _SAMPLES[kind] * max(1, bits // 8))
     pixels: NDArray[Any] = imagecodecs.png_decode(data)
     if pixels.shape[:2] != (height, width):
-        raise CannotRead(f"{name}: expected {width} x {height} pixels, got {pixels.shape}; get an intact copy")
+        raise CannotRead(
+            f"{name}: expected {width} x {height} pixels, got {pixels.shape}; get an intact copy"
+        )
     notes = []
     transparent = b"tRNS" in found
     if kind == 3:
@@ -120,7 +128,9 @@ def write(file: BinaryIO, pixels: NDArray[Any], metadata: Metadata, provenance: 
     chunks = list(_chunks("encoded", coded))
     first = next(i for i, (kind, _) in enumerate(chunks) if kind == b"IDAT")
     for kind, data in [*chunks[:first], *before, *chunks[first:-1], *after, chunks[-1]]:
-        file.write(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind))))
+        file.write(
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
+        )
 
 
 def verify(part: Path, shape: tuple[int, ...]) -> None:
@@ -144,7 +154,10 @@ def _chunks(name: str, data: bytes) -> Iterator[tuple[bytes, bytes]]:
         if at + 12 + length > len(data):
             raise CannotRead(f"{name}: cut short inside {kind!r}; get an intact copy")
         body = data[at + 8 : at + 8 + length]
-        if zlib.crc32(body, zlib.crc32(kind)) != struct.unpack(">I", data[at + 8 + length : at + 12 + length])[0]:
+        if (
+            zlib.crc32(body, zlib.crc32(kind))
+            != struct.unpack(">I", data[at + 8 + length : at + 12 + length])[0]
+        ):
             raise CannotRead(f"{name}: checksum of {kind!r} is wrong; get an intact copy")
         yield kind, body
         if kind == b"IEND":
@@ -152,7 +165,9 @@ def _chunks(name: str, data: bytes) -> Iterator[tuple[bytes, bytes]]:
         at += 12 + length
 
 
-def _copied(chunks: list[tuple[bytes, bytes]], *, before: bool, colour_kept: bool) -> tuple[tuple[bytes, bytes], ...]:
+def _copied(
+    chunks: list[tuple[bytes, bytes]], *, before: bool, colour_kept: bool
+) -> tuple[tuple[bytes, bytes], ...]:
     first = next((i for i, (kind, _) in enumerate(chunks) if kind == b"IDAT"), len(chunks))
     part = chunks[:first] if before else chunks[first:]
     kept = []

@@ -10,12 +10,14 @@ import dataclasses
 import math
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mdrn_plugin.formats.ifd import SUB_IFDS, Directory, Entry, header, pack
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 # Everything a page writer decides anew; all other tags are copied.
 STRUCTURE = frozenset(
@@ -66,7 +68,9 @@ class PageWriter:
         file.seek(0)
         file.write(header(order, 0, big=big))
 
-    def add(self, page: NDArray[Any], tags: Directory, layout: Layout, levels: Sequence[NDArray[Any]] = ()) -> None:
+    def add(
+        self, page: NDArray[Any], tags: Directory, layout: Layout, levels: Sequence[NDArray[Any]] = ()
+    ) -> None:
         """Write the pixels of one page, rows x columns [x samples], and remember its directory."""
         main = self._store(page, tags, layout)
         small = dataclasses.replace(layout, subfile=1)
@@ -165,10 +169,7 @@ def strip_rows(shape: tuple[int, ...], dtype: np.dtype[Any], layout: Layout) -> 
 
 def _segments(page: NDArray[Any], layout: Layout, order: str) -> Iterator[bytes]:
     encode = _encoder(layout.compression)
-    if page.ndim == 3 and layout.planar:
-        parts = [page[..., s] for s in range(page.shape[2])]
-    else:
-        parts = [page]
+    parts = [page[..., s] for s in range(page.shape[2])] if page.ndim == 3 and layout.planar else [page]
     for part in parts:
         if layout.tile:
             rows, columns = layout.tile
@@ -198,7 +199,7 @@ def _block_bytes(block: NDArray[Any], layout: Layout, order: str) -> bytes:
         native = np.ascontiguousarray(block.astype(block.dtype.newbyteorder("=")))
         coded = imagecodecs.floatpred_encode(native, axis=1)
         return bytes(coded.tobytes())
-    return block.astype(block.dtype.newbyteorder(order), copy=False).tobytes()
+    return ordered(block, order).tobytes()
 
 
 def _encoder(compression: int) -> Callable[[bytes, np.dtype[Any]], bytes]:
@@ -246,4 +247,10 @@ def shrink(page: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
         # 2**64 - 1 is no float64: clip to the float below it first.
         high = float(info.max) if page.dtype.itemsize < 8 else math.nextafter(float(info.max), 0)
         total = np.clip(np.rint(total), float(info.min), high)
-    return total.astype(page.dtype)
+    reduced: NDArray[Any] = total.astype(page.dtype)
+    return reduced
+
+
+def ordered(block: NDArray[Any], order: str) -> NDArray[Any]:
+    """Return the values in the byte order ``<`` or ``>``."""
+    return block.astype(block.dtype.newbyteorder("<" if order == "<" else ">"), copy=False)

@@ -56,7 +56,9 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     """
     name = os.fspath(path)
     # A pipe without a writer blocks the plain open for ever.
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+    flags = (
+        os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+    )
     try:
         if os.path.isdir(name):
             raise CannotRead(f"{_shown(name)}: is a folder, expected a picture; give the files in it")

@@ -17,10 +17,9 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mdrn_plugin.errors import CannotHold, CannotRead, NotSupported
 from mdrn_plugin.formats import ifd, imagej, ome, segments
@@ -30,10 +29,17 @@ from mdrn_plugin.formats.segments import Layout
 from mdrn_plugin.formats.sniffing import open_regular, shown
 from mdrn_plugin.picture import Metadata, Picture, decide_range
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 # Tags without which the pixels are not what they were; their values must lie inside the file.
-_NEEDED = frozenset({256, 257, 258, 259, 262, 273, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 338, 339, 347})
+_NEEDED = frozenset(
+    {256, 257, 258, 259, 262, 273, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 338, 339, 347}
+)
 # What a page repeats from the first of a stack that has only one directory.
-_FIRST_ONLY = frozenset({270, imagej.BYTE_COUNTS, imagej.BLOCK, 700, 34377, 34675, 33723, ifd.EXIF_IFD, ifd.GPS_IFD})
+_FIRST_ONLY = frozenset(
+    {270, imagej.BYTE_COUNTS, imagej.BLOCK, 700, 34377, 34675, 33723, ifd.EXIF_IFD, ifd.GPS_IFD}
+)
 # Photoshop's layers would still show the noisy picture.
 _STALE = frozenset({37724})
 # The tags of a TIFF file that an EXIF block has in its main directory too.
@@ -43,7 +49,14 @@ _VENDOR = {
     "is_scn": "Leica SCN", "is_qpi": "PerkinElmer QPI", "is_bif": "Ventana BIF", "is_philips": "Philips slide",
     "is_fluoview": "Olympus FluoView", "is_sis": "Olympus SIS", "is_eer": "EER", "is_mdgel": "MD Gel",
 }  # fmt: skip
-_PHOTOMETRIC_WORDS = {8: "CIELab", 9: "ICCLab", 10: "ITULab", 32844: "LogL", 32845: "LogLuv", 6: "YCbCr without JPEG"}
+_PHOTOMETRIC_WORDS = {
+    8: "CIELab",
+    9: "ICCLab",
+    10: "ITULab",
+    32844: "LogL",
+    32845: "LogLuv",
+    6: "YCbCr without JPEG",
+}
 _LOST = re.compile(r"series|missing|out of range|truncat|zeroed|corrupt|IFD|TiffPages", re.I)
 
 
@@ -54,7 +67,7 @@ class TiffMetadata(Metadata):
     kind: str = "plain"  # "plain", "imagej", "ome"
     order: str = "<"
     big: bool = False
-    layout: Layout = Layout()
+    layout: Layout = dataclasses.field(default_factory=Layout)
     pages: tuple[Directory, ...] = ()  # one per plane: every tag that is not structure
     axes: str = ""  # of the Picture that was read
     shape: tuple[int, ...] = ()
@@ -82,7 +95,9 @@ def read(path: Path, max_pixels: int | None) -> Picture:
             for offset in offsets[1:]:
                 chain.directory(offset, skip=_NEEDED)
         except ifd.BadDirectory as error:
-            raise CannotRead(f"{name}: its directory of pages is damaged ({error}); get an intact copy") from error
+            raise CannotRead(
+                f"{name}: its directory of pages is damaged ({error}); get an intact copy"
+            ) from error
         description = ifd.text_of(first.get(270))
         _check_header(name, first, chain.order, max_pixels)
         if ome.is_ome(description):
@@ -100,7 +115,9 @@ def _check_header(name: str, first: Directory, order: str, max_pixels: int | Non
     check_pixels(name, value(256), value(257), 1, max_pixels)
     for tag in (322, 323):
         if value(tag) > 2**16 and value(tag) > 2 * max(value(256), value(257)):
-            raise CannotRead(f"{name}: tiles of {value(tag)} pixels are larger than the picture; get an intact copy")
+            raise CannotRead(
+                f"{name}: tiles of {value(tag)} pixels are larger than the picture; get an intact copy"
+            )
 
 
 def _read_series(
@@ -115,7 +132,9 @@ def _read_series(
 ) -> Picture:
     vendor = next((words for flag, words in _VENDOR.items() if getattr(tif, flag, False)), None)
     if vendor is not None:
-        raise NotSupported(f"{name}: is a {vendor} file, whose metadata could not be kept; export it as OME-TIFF")
+        raise NotSupported(
+            f"{name}: is a {vendor} file, whose metadata could not be kept; export it as OME-TIFF"
+        )
     series = tif.series
     _check_log(name, log)
     if len(series) != 1:
@@ -135,7 +154,9 @@ def _read_series(
         told = imagej.declared_images(ifd.text_of(first.get(270))) or 0
         samples = shape[axes.index("S")] if "S" in axes else 1  # some writers count samples as images
         if told > planes * samples:
-            raise CannotRead(f"{name}: expected {told} images as its description says, got {planes}; get an intact copy")
+            raise CannotRead(
+                f"{name}: expected {told} images as its description says, got {planes}; get an intact copy"
+            )
     _check_pages(name, one, offsets, planes, kind, path)
     notes: list[str] = []
     levels = _levels(name, one)
@@ -184,12 +205,16 @@ def _picture(
                 notes.append("the last sample has no stated meaning and is carried along unchanged")
         elif spare > 1 or (colours == 1 and samples > 1):
             if "C" in axes:
-                raise NotSupported(f"{name}: {samples} samples per pixel and a channel axis; save it as an OME-TIFF")
+                raise NotSupported(
+                    f"{name}: {samples} samples per pixel and a channel axis; save it as an OME-TIFF"
+                )
             banded = True
             axes = axes[:-3] + "CYX"
             pixels = np.moveaxis(pixels, -1, -3)
         elif spare < 0:
-            raise CannotRead(f"{name}: expected {colours} samples of colour, got {samples}; get an intact copy")
+            raise CannotRead(
+                f"{name}: expected {colours} samples of colour, got {samples}; get an intact copy"
+            )
     axes, pixels = _known_axes(name, axes, pixels)
     if samples > 1 and not layout.extra and len(extra) and samples > colours:
         layout = dataclasses.replace(layout, extra=extra)
@@ -226,7 +251,9 @@ def _plain_values(
 ) -> tuple[NDArray[Any], Layout, int | None]:
     """Turn palettes, few bits and inverted gray into values that grow with light."""
     if pixels.dtype.kind not in "buif":
-        raise NotSupported(f"{name}: values of type {pixels.dtype}, expected integers or floats; convert it first")
+        raise NotSupported(
+            f"{name}: values of type {pixels.dtype}, expected integers or floats; convert it first"
+        )
     pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     width = int(page.bitspersample)
     bits = width if pixels.dtype.kind == "u" and width < pixels.dtype.itemsize * 8 else None
@@ -248,7 +275,12 @@ def _plain_values(
         notes.append(f"{width} bit stretched to 8 bit")
         bits = None
     stated = _stated_bits(first, order)
-    if bits is None and stated is not None and pixels.dtype.kind == "u" and stated < pixels.dtype.itemsize * 8:
+    if (
+        bits is None
+        and stated is not None
+        and pixels.dtype.kind == "u"
+        and stated < pixels.dtype.itemsize * 8
+    ):
         bits = stated
     if bits is None and kind == "ome":
         bits = ome.significant_bits(ifd.text_of(first.get(270)))
@@ -291,9 +323,11 @@ def _known_axes(name: str, axes: str, pixels: NDArray[Any]) -> tuple[str, NDArra
     unknown = [i for i, a in enumerate(lead) if a not in "TZC" or lead.index(a) != i]
     if len(unknown) > len(free):
         if unknown != list(range(unknown[0], unknown[-1] + 1)) or not free:
-            raise NotSupported(f"{name}: axes {axes}, expected at most time, depth and channels; split the file")
+            raise NotSupported(
+                f"{name}: axes {axes}, expected at most time, depth and channels; split the file"
+            )
         joined = math.prod(pixels.shape[unknown[0] : unknown[-1] + 1])
-        pixels = pixels.reshape(pixels.shape[: unknown[0]] + (joined,) + pixels.shape[unknown[-1] + 1 :])
+        pixels = pixels.reshape((*pixels.shape[: unknown[0]], joined, *pixels.shape[unknown[-1] + 1 :]))
         lead = lead[: unknown[0]] + free[0] + lead[unknown[-1] + 1 :]
     else:
         letters = iter(free)
@@ -326,15 +360,21 @@ def _check_page(name: str, page: Any) -> None:
         raise NotSupported(f"{name}: holds undeveloped sensor data; develop it to TIFF first")
     if photometric not in (0, 1, 2, 3, 4, 5) and not (photometric == 6 and lossy_colour):
         words = _PHOTOMETRIC_WORDS.get(photometric, f"interpretation {photometric}")
-        raise NotSupported(f"{name}: colours stored as {words}, expected gray, RGB or CMYK; convert it to RGB")
+        raise NotSupported(
+            f"{name}: colours stored as {words}, expected gray, RGB or CMYK; convert it to RGB"
+        )
     if page.dtype is None or page.dtype.kind not in "buif":
-        raise NotSupported(f"{name}: values of type {page.dtype}, expected integers or floats; convert it first")
+        raise NotSupported(
+            f"{name}: values of type {page.dtype}, expected integers or floats; convert it first"
+        )
     if int(page.imagedepth) > 1:
         raise NotSupported(f"{name}: pages are volumes (ImageDepth); save the slices as pages")
     if photometric == 3 and (page.colormap is None or page.dtype.kind != "u"):
         raise CannotRead(f"{name}: palette without its colours; get an intact copy")
     if not isinstance(page.bitspersample, int):
-        raise NotSupported(f"{name}: samples of different depth {page.bitspersample}; convert it to 8 or 16 bit")
+        raise NotSupported(
+            f"{name}: samples of different depth {page.bitspersample}; convert it to 8 or 16 bit"
+        )
 
 
 def _plane_count(shape: tuple[int, ...], axes: str) -> int:
@@ -375,7 +415,9 @@ def _check_pages(name: str, series: Any, offsets: list[int], planes: int, kind: 
         if found == 1 and planes > 1 and page.dataoffsets[0] + nbytes * planes > size:
             raise CannotRead(f"{name}: expected {planes} planes, the file ends before; get an intact copy")
         if int(key.compression) == 1 and int(key.bitspersample) % 8 == 0 and total < nbytes:
-            raise CannotRead(f"{name}: page {number}: expected {nbytes} bytes, got {total}; get an intact copy")
+            raise CannotRead(
+                f"{name}: page {number}: expected {nbytes} bytes, got {total}; get an intact copy"
+            )
         stored += total
     if int(key.compression) != 1:
         check_ratio(name, stored, nbytes * planes)
@@ -523,7 +565,8 @@ def write(file: BinaryIO, path: Path, picture: Picture, provenance: str | None) 
     room = nbytes + nbytes // 16 + sum(64 + sum(len(e.data) + 12 for e in d.entries) for d in meta.pages)
     big = meta.big or (room > segments.CLASSIC_LIMIT and meta.kind != "imagej")
     layout = dataclasses.replace(
-        meta.layout, predictor=segments.stored_predictor(meta.layout.predictor, meta.layout.compression, dtype)
+        meta.layout,
+        predictor=segments.stored_predictor(meta.layout.predictor, meta.layout.compression, dtype),
     )
     if layout.predictor == 3 and meta.order != {"little": "<", "big": ">"}[sys.byteorder]:
         layout = dataclasses.replace(layout, predictor=1)
@@ -542,7 +585,9 @@ def write(file: BinaryIO, path: Path, picture: Picture, provenance: str | None) 
     return count
 
 
-def _write_one_directory(file: BinaryIO, picture: Picture, meta: TiffMetadata, layout: Layout, axes: str) -> int:
+def _write_one_directory(
+    file: BinaryIO, picture: Picture, meta: TiffMetadata, layout: Layout, axes: str
+) -> int:
     """Write an ImageJ stack beyond 4 GB the way ImageJ does: one directory, then all planes."""
     pages = _pages(picture, axes, meta)
     page = next(pages)
@@ -557,7 +602,7 @@ def _write_one_directory(file: BinaryIO, picture: Picture, meta: TiffMetadata, l
 
     file.write(head + directory(8 + len(directory(0))))
     while True:
-        file.write(page.astype(page.dtype.newbyteorder(meta.order), copy=False).tobytes())
+        file.write(segments.ordered(page, meta.order).tobytes())
         try:
             page = next(pages)
         except StopIteration:
@@ -593,12 +638,15 @@ def _with_provenance(meta: TiffMetadata, provenance: str) -> TiffMetadata:
 
 
 def _as_one_file(meta: TiffMetadata) -> TiffMetadata:
-    """Let the OME-XML speak of the one file that is written, whatever it was read from."""
-    if meta.kind != "ome":
-        return meta
+    """Let the description speak of the one file that is written, one directory to each plane."""
     first = meta.pages[0]
     text = ifd.text_of(first.get(270))
-    changed = ome.for_one_file(text, len(meta.pages))
+    if meta.kind == "ome":
+        changed = ome.for_one_file(text, len(meta.pages))
+    elif meta.kind == "plain" and text.startswith('{"shape":'):  # tifffile's own convention
+        changed = text.replace('"truncated": true', '"truncated": false')
+    else:
+        return meta
     if changed == text:
         return meta
     return dataclasses.replace(meta, pages=(_with_description(first, changed), *meta.pages[1:]))
@@ -642,7 +690,11 @@ def _fresh(path: Path, picture: Picture, dtype: np.dtype[Any]) -> tuple[TiffMeta
     if path.name.lower().endswith((".ome.tif", ".ome.tiff")):
         kind = "ome"
         own.append(Entry.raw(270, 2, _ome_xml(picture, dtype, "".join(stack))))
-    elif planes > 1 and (dtype == np.uint8 if rgb else dtype.str[1:] in ("u1", "u2", "f4")) and not picture.alpha:
+    elif (
+        planes > 1
+        and (dtype == np.uint8 if rgb else dtype.str[1:] in ("u1", "u2", "f4"))
+        and not picture.alpha
+    ):
         kind = "imagej"
         own.append(Entry.raw(270, 2, imagej.description(lengths, rgb=rgb)))
     elif planes > 1:
@@ -666,7 +718,9 @@ def _ome_xml(picture: Picture, dtype: np.dtype[Any], stack: str) -> bytes:
         shape, axes = (*shape, samples), axes + "S"
     xml = tifffile.OmeXml()
     try:
-        xml.addimage(dtype, shape, (planes, 1, 1, picture.length("Y"), picture.length("X"), samples), axes=axes)
+        xml.addimage(
+            dtype, shape, (planes, 1, 1, picture.length("Y"), picture.length("X"), samples), axes=axes
+        )
     except (tifffile.OmeXmlError, ValueError, KeyError) as error:
         raise CannotHold(f"OME-TIFF cannot hold values of type {dtype} with axes {axes}: {error}") from error
     return bytes(xml.tostring(declaration=True).encode())

@@ -27,6 +27,8 @@ STACK = rng.integers(0, 256, (6, 37, 53), dtype=np.uint8)
 def encoded(pixels: Any, kind: str, mode: str | None = None, **settings: Any) -> bytes:
     """Code a picture with Pillow."""
     out = io.BytesIO()
+    if "exif" in settings:
+        settings["exif"] = b"Exif\0\0" + settings["exif"]
     Image.fromarray(pixels, mode).save(out, kind, **settings)
     return out.getvalue()
 
@@ -54,14 +56,19 @@ def png_chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def exif_block(orientation: int = 6) -> bytes:
-    """Return an EXIF block with main directory, EXIF and GPS directories."""
+def exif_object(orientation: int = 6) -> Image.Exif:
+    """Return EXIF with main directory, EXIF and GPS directories."""
     exif = Image.Exif()
     exif[271], exif[272], exif[274], exif[305] = "Maker", "Model 1", orientation, "Firmware 2"
     exif.get_ifd(34665)[33434] = 0.004
     exif.get_ifd(34665)[36867] = "2024:05:06 07:08:09"
     exif.get_ifd(34853)[1] = "N"
-    return exif.tobytes().removeprefix(b"Exif\0\0")
+    return exif
+
+
+def exif_block(orientation: int = 6) -> bytes:
+    """Return the same as bytes, without the prefix."""
+    return exif_object(orientation).tobytes().removeprefix(b"Exif\0\0")
 
 
 ICC = b"\0\0\2\x0clcms\x02\x10\0\0mntrRGB XYZ " + bytes(500)
@@ -90,7 +97,9 @@ SAMPLES: dict[str, Callable[[], bytes]] = {
     "gray.png": lambda: encoded(GRAY, "PNG"),
     "rgba.png": lambda: encoded(RGBA, "PNG"),
     "rgb16.png": lambda: png16(RGB16),
-    "text.png": lambda: encoded(RGB, "PNG", pnginfo=png_text(), dpi=(300, 300), icc_profile=ICC, exif=exif_block()),
+    "text.png": lambda: encoded(
+        RGB, "PNG", pnginfo=png_text(), dpi=(300, 300), icc_profile=ICC, exif=exif_block()
+    ),
     "rgb.jpg": lambda: encoded(RGB, "JPEG", quality=80, exif=exif_block(), icc_profile=ICC, dpi=(72, 72)),
     "progressive.jpg": lambda: encoded(RGB, "JPEG", progressive=True),
     "gray.jpg": lambda: encoded(GRAY, "JPEG"),

@@ -237,7 +237,9 @@ def test_failing_encoder_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("name", ["gray.tif", "gray.png", "gray.jpg", "lossless.webp", "gray.bmp"])
-def test_encoder_that_stops_early_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_encoder_that_stops_early_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     """The file is complete for the writer, but its last bytes never reach the disk."""
     from mdrn_plugin.formats import photo, png, segments
 
@@ -304,6 +306,8 @@ def test_import_of_the_door_loads_no_decoder() -> None:
 
 
 def test_suffix_for_names_every_format() -> None:
-    assert {formats.suffix_for(k) for k in ("tiff", "png", "jpeg", "webp", "bmp")} <= formats.READABLE_SUFFIXES
+    assert {
+        formats.suffix_for(k) for k in ("tiff", "png", "jpeg", "webp", "bmp")
+    } <= formats.READABLE_SUFFIXES
     with pytest.raises(CannotHold):
         formats.suffix_for("gif")
