@@ -259,7 +259,14 @@ def _copy(
 ) -> nn.Conv2d:
     outputs, inputs, rows, columns = weight.shape
     convolution = nn.Conv2d(
-        inputs, outputs, (rows, columns), stride, padding, dilation, bias=bias is not None
+        inputs,
+        outputs,
+        (rows, columns),
+        stride,
+        padding,
+        dilation,
+        bias=bias is not None,
+        dtype=weight.dtype,
     ).requires_grad_(False)
     convolution.weight.copy_(weight)
     if bias is not None:
