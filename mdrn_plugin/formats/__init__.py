@@ -171,13 +171,15 @@ def write(
     )
     kind = format_of_suffix(where)
     if kind == "tiff":
-        from mdrn_plugin.formats import tiff
+        from mdrn_plugin.formats import tiff_write
 
         count = 0
         with write_atomic(
-            where, check=_checked(where, lambda part: tiff.verify(part, picture, count)), overwrite=overwrite
+            where,
+            check=_checked(where, lambda part: tiff_write.verify(part, picture, count)),
+            overwrite=overwrite,
         ) as file:
-            count = tiff.write(file, where, picture, provenance)
+            count = tiff_write.write(file, where, picture, provenance)
         return
     pixels = _one_plane(picture)
     if kind == "png":
@@ -239,9 +241,9 @@ def check_can_hold(
         raise CannotHold(f"{name}: expected at least one pixel, got shape {shape}")
     known = np.dtype(dtype)
     if kind == "tiff":
-        from mdrn_plugin.formats import tiff
+        from mdrn_plugin.formats import tiff_write
 
-        tiff.check(name, known, axes)
+        tiff_write.check(name, known, axes)
     elif kind == "png":
         from mdrn_plugin.formats import png
 

@@ -119,7 +119,8 @@ def with_provenance(text: str, provenance: str) -> str:
     if empty:
         text = (
             text[: empty.start()]
-            + f"<{empty.group(1)}StructuredAnnotations{empty.group(2)}></{empty.group(1)}StructuredAnnotations>"
+            + f"<{empty.group(1)}StructuredAnnotations{empty.group(2)}>"
+            + f"</{empty.group(1)}StructuredAnnotations>"
             + text[empty.end() :]
         )
     closing = re.search(r"</((?:[\w.-]+:)?)StructuredAnnotations\s*>", text)

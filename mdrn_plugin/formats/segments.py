@@ -229,6 +229,18 @@ def stored_predictor(predictor: int, compression: int, dtype: np.dtype[Any]) -> 
     return 3 if predictor == 3 and dtype.kind == "f" else 1
 
 
+def invert(pixels: NDArray[Any], top: int) -> NDArray[Any]:
+    """Turn MinIsWhite into MinIsBlack and back; floats and signed integers have no such meaning."""
+    if pixels.dtype.kind == "b":
+        return np.logical_not(pixels)
+    if pixels.dtype.kind != "u":
+        return pixels
+    full = pixels.dtype.type(top or np.iinfo(pixels.dtype).max)
+    # Values beyond the stated depth keep their bits: exact in both directions.
+    inverted: NDArray[Any] = np.where(pixels <= full, full - np.minimum(pixels, full), pixels)
+    return inverted
+
+
 def shrink(page: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
     """Return the page reduced to `shape` by means over blocks, in its own dtype."""
     if page.dtype.kind == "b":
@@ -253,4 +265,5 @@ def shrink(page: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
 
 def ordered(block: NDArray[Any], order: str) -> NDArray[Any]:
     """Return the values in the byte order ``<`` or ``>``."""
-    return block.astype(block.dtype.newbyteorder("<" if order == "<" else ">"), copy=False)
+    turned: NDArray[Any] = block.astype(block.dtype.newbyteorder("<" if order == "<" else ">"), copy=False)
+    return turned
