@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+from typing import BinaryIO
+
 from mdrn_plugin.errors import CannotRead, NotSupported
 
 # 2 gigapixels: the largest slide scans; beyond it a file is read only if the user says so.
@@ -10,6 +13,7 @@ DEFAULT_MAX_PIXELS = 2_000_000_000
 # Small files are let through whatever their ratio: a constant picture is not an attack.
 _MAX_RATIO = 2000
 _RATIO_FREE_BYTES = 256 * 2**20
+MAX_WHOLE_BYTES = 2**31
 
 
 def check_pixels(name: str, width: int, height: int, planes: int, max_pixels: int | None) -> None:
@@ -41,6 +45,24 @@ def check_pixels(name: str, width: int, height: int, planes: int, max_pixels: in
             f"{name}: {width} x {height} pixels in {planes} plane(s): expected at most {limit} pixels; "
             "raise the limit (--max-pixels) if the file is genuine"
         )
+
+
+def read_whole(name: str, file: BinaryIO) -> bytes:
+    """Read a file of a format that is decoded in one piece.
+
+    Raises
+    ------
+    NotSupported
+        Larger than any file of these formats that is a picture and not an attack.
+    """
+    size = file.seek(0, io.SEEK_END)
+    if size > MAX_WHOLE_BYTES:
+        raise NotSupported(
+            f"{name}: expected at most {MAX_WHOLE_BYTES} bytes of PNG, JPEG, WebP or BMP, got {size}; "
+            "save it as TIFF"
+        )
+    file.seek(0)
+    return file.read()
 
 
 def check_ratio(name: str, stored: int, decoded: int) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from mdrn_plugin.errors import BadOption, CannotHold, CannotRead, NotSupported
 from mdrn_plugin.formats import ifd
-from mdrn_plugin.formats.limits import check_pixels, check_ratio
+from mdrn_plugin.formats.limits import check_pixels, check_ratio, read_whole
 from mdrn_plugin.formats.sniffing import open_regular, shown
 from mdrn_plugin.picture import Metadata, Picture, decide_range
 
@@ -63,7 +63,7 @@ def read_jpeg(path: Path, max_pixels: int | None) -> Picture:
 
     name = shown(path)
     with open_regular(path) as file:
-        data = file.read()
+        data = read_whole(name, file)
     parts, frame = _jpeg_segments(name, data)
     precision, height, width, components = frame
     if precision != 8:
@@ -144,7 +144,13 @@ def write_jpeg(
         before = [p for p in before if not (p[0] == 0xFE and p[1].startswith(_NOTE))]
         before.append((0xFE, (_NOTE + provenance.encode())[:65533]))
     coded = io.BytesIO()
-    image.save(coded, "JPEG", **settings)
+    try:
+        image.save(coded, "JPEG", **settings)
+    except OSError:
+        # Pillow reserves two bytes per pixel for these two; pure noise at the best quality needs
+        # three. Without them it writes as it goes.
+        coded = io.BytesIO()
+        image.save(coded, "JPEG", **{**settings, "optimize": False, "progressive": False})
     data = coded.getvalue()
     # Pillow's own JFIF segment gives way to the source's; its Adobe segment (CMYK) is needed.
     start = 2
@@ -234,7 +240,7 @@ def read_webp(path: Path, max_pixels: int | None) -> Picture:
 
     name = shown(path)
     with open_regular(path) as file:
-        data = file.read()
+        data = read_whole(name, file)
     chunks = _webp_chunks(name, data)
     if b"ANIM" in chunks or b"ANMF" in chunks:
         raise NotSupported(f"{name}: is an animation; save its frames as separate files or a TIFF stack")
@@ -352,7 +358,7 @@ def read_bmp(path: Path, max_pixels: int | None) -> Picture:
 
     name = shown(path)
     with open_regular(path) as file:
-        data = file.read()
+        data = read_whole(name, file)
     start, head = struct.unpack("<II", data[10:18])
     if head == 12:
         width, height, _, bits = struct.unpack("<HHHH", data[18:26])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from mdrn_plugin.errors import CannotHold, CannotRead, NotSupported
-from mdrn_plugin.formats.limits import check_pixels, check_ratio
+from mdrn_plugin.formats.limits import check_pixels, check_ratio, read_whole
 from mdrn_plugin.formats.sniffing import open_regular, shown
 from mdrn_plugin.picture import Metadata, Picture, ValueRange, decide_range
 
@@ -49,7 +49,7 @@ def read(path: Path, max_pixels: int | None) -> Picture:
 
     name = shown(path)
     with open_regular(path) as file:
-        data = file.read()
+        data = read_whole(name, file)
     chunks = list(_chunks(name, data))
     if not chunks or chunks[0][0] != b"IHDR" or len(chunks[0][1]) != 13:
         raise CannotRead(f"{name}: PNG without header; get an intact copy")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # Everything a page writer decides anew; all other tags are copied.
 STRUCTURE = frozenset(
-    {254, 255, 256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 288, 289, 292, 293, 317, 320}
+    {256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 288, 289, 292, 293, 317, 320}
     | {322, 323, 324, 325, SUB_IFDS, 338, 339, 340, 341, 280, 281, 347, 50674}
     | {512, 513, 514, 515, 517, 518, 519, 520, 521, 529, 530, 531, 532, 559}
     | {32995, 32996, 32997, 32998}
@@ -232,7 +232,8 @@ def stored_predictor(predictor: int, compression: int, dtype: np.dtype[Any]) -> 
 def invert(pixels: NDArray[Any], top: int) -> NDArray[Any]:
     """Turn MinIsWhite into MinIsBlack and back; floats and signed integers have no such meaning."""
     if pixels.dtype.kind == "b":
-        return np.logical_not(pixels)
+        flipped: NDArray[Any] = ~pixels
+        return flipped
     if pixels.dtype.kind != "u":
         return pixels
     full = pixels.dtype.type(top or np.iinfo(pixels.dtype).max)
@@ -246,7 +247,8 @@ def shrink(page: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
     if page.dtype.kind == "b":
         rows = np.arange(shape[0]) * page.shape[0] // shape[0]
         columns = np.arange(shape[1]) * page.shape[1] // shape[1]
-        return page[rows][:, columns]
+        picked: NDArray[Any] = page[rows][:, columns]
+        return picked
     total: NDArray[Any] = page.astype(np.float64)
     for axis, length in enumerate(shape):
         starts = np.arange(length) * page.shape[axis] // length

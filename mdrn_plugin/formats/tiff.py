@@ -398,7 +398,7 @@ def _check_pages(name: str, series: Any, offsets: list[int], planes: int, kind: 
                 raise CannotRead(f"{name}: page {number} has parts without data; get an intact copy")
             if offset + count > size:
                 raise CannotRead(
-                    f"{name}: page {number} needs {offset + count} bytes, the file has {size}; get an intact copy"
+                    f"{name}: page {number} needs {offset + count} bytes, got {size}; get an intact copy"
                 )
             total += count
         if found == 1 and planes > 1 and page.dataoffsets[0] + nbytes * planes > size:

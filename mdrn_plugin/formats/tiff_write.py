@@ -102,6 +102,7 @@ def _pages(picture: Picture, axes: str, meta: TiffMetadata) -> Iterator[NDArray[
     for place in np.ndindex(*(picture.length(a) for a in lead)):
         at = dict(zip(lead, place, strict=True))
         page = np.asarray(picture.pixels[tuple(at.get(a, slice(None)) for a in picture.axes)])
+        page = page.astype(page.dtype.newbyteorder("="), copy=False)  # predictors subtract values
         here = [a for a in picture.axes if a in inside]
         wanted = [a for a in ("YXC" if meta.banded else "YXS") if a in here]
         page = page.transpose([here.index(a) for a in wanted])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,26 @@ def test_jpeg_is_coded_like_its_source(
         assert bool(after.info.get("progressive")) == progressive
         # The same coding of an unchanged smooth picture is nearly the same picture.
         assert np.abs(np.asarray(after).astype(int) - np.asarray(before)).mean() < 1.5
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_noise_at_the_best_quality_fits(tmp_path: Path, progressive: bool) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (700, 700, 3), dtype=np.uint8)
+    data = encoded(noise, "JPEG", quality=100, subsampling=0)
+    path = save(tmp_path, data, "in.jpg")
+    picture = formats.read(path)
+    metadata = dataclasses.replace(picture.metadata, progressive=progressive)  # type: ignore[call-arg]
+    formats.write(tmp_path / "out.jpg", dataclasses.replace(picture, metadata=metadata))
+    assert np.abs(formats.read(tmp_path / "out.jpg").pixels.astype(int) - noise).mean() < 2
+
+
+@pytest.mark.parametrize("magic", [b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n"])
+def test_huge_sparse_file_is_not_read_into_memory(tmp_path: Path, magic: bytes) -> None:
+    with open(tmp_path / "in.jpg", "wb") as file:
+        file.write(magic)
+        file.truncate(2**40)
+    with pytest.raises(NotSupported, match="at most"):
+        formats.read(tmp_path / "in.jpg")
 
 
 def test_jpeg_quality_can_be_chosen(tmp_path: Path) -> None:

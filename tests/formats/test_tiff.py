@@ -82,6 +82,13 @@ def test_lossless_compression_is_kept(
             assert getattr(tif.pages[0], field) == getattr(source.pages[0], field), field
 
 
+def test_predictor_works_on_values_whatever_order_they_come_in(tmp_path: Path) -> None:
+    picture = formats.read(save(tmp_path, GRAY16, compression="zlib", predictor=True))
+    turned = dataclasses.replace(picture, pixels=GRAY16.astype(">u2"))
+    formats.write(tmp_path / "out.tif", turned)
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "out.tif"), GRAY16)
+
+
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("planar", ["contig", "separate"])
 @pytest.mark.parametrize("tile", [None, (16, 32)])
