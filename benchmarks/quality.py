@@ -116,7 +116,9 @@ def measure(
     return float(mean[0]), float(mean[1])
 
 
-def paper_tables(data: Path, sets: list[str], blind: bool, limit: int | None, **options: Any) -> list[dict[str, Any]]:
+def paper_tables(
+    data: Path, sets: list[str], blind: bool, limit: int | None, **options: Any
+) -> list[dict[str, Any]]:
     """Print the paper's tables with our numbers in them; return ours as records."""
     records = []
     for name in sets:
@@ -128,12 +130,16 @@ def paper_tables(data: Path, sets: list[str], blind: bool, limit: int | None, **
         print(f"\n| {name}, PSNR | " + " | ".join(f"σ {s}" for s in LEVELS[name]) + " |")
         print("|---" * (len(LEVELS[name]) + 1) + "|")
         for method, values in published.items():
-            print(f"| {method} (published) | " + " | ".join(_cell(values.get(s)) for s in LEVELS[name]) + " |")
+            print(
+                f"| {method} (published) | " + " | ".join(_cell(values.get(s)) for s in LEVELS[name]) + " |"
+            )
         cells, similar = [], []
         for sigma in LEVELS[name]:
             began = time.perf_counter()
             value, similarity = measure(pictures, sigma, blind, **options)
-            records.append({"set": name, "sigma": sigma, "psnr": value, "ssim": similarity, "blind": blind, **options})
+            records.append(
+                {"set": name, "sigma": sigma, "psnr": value, "ssim": similarity, "blind": blind, **options}
+            )
             cells.append(f"{value:.2f}")
             similar.append(f"{similarity:.4f}")
             print(f"{name} {sigma}: {value:.3f} dB, {time.perf_counter() - began:.0f} s", file=sys.stderr)
@@ -163,7 +169,9 @@ def model_scores(data: Path, name: str) -> dict[str, float]:
 
 def main() -> int:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, default=os.environ.get("MDRN_DATA"))
     parser.add_argument("--table", choices=["paper"], default="paper", help="which tables to print")
     parser.add_argument("--sets", nargs="+", default=list(LEVELS), choices=list(LEVELS))
@@ -172,7 +180,9 @@ def main() -> int:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--limit", type=int, help="only so many pictures of each set")
     parser.add_argument("--json", type=Path, help="write the records to this file")
-    parser.add_argument("--manifest", type=Path, metavar="MANIFEST", help="measure every model into this manifest")
+    parser.add_argument(
+        "--manifest", type=Path, metavar="MANIFEST", help="measure every model into this manifest"
+    )
     parser.add_argument("--check", metavar="MODEL", help="compare the manifest's numbers of one model")
     options = parser.parse_args()
     if options.data is None:

@@ -55,7 +55,9 @@ def main() -> None:
     """Run the benchmark."""
     import torch
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", type=int, default=1024, help="side of the picture, px")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeat", type=int, default=3)
@@ -71,11 +73,17 @@ def main() -> None:
         call()
         best = min(_timed(call) for _ in range(options.repeat))
         rows.append({"method": name, "mp_per_s": noisy.size / 1e6 / best, "seconds": best})
-    facts = {"machine": platform.processor() or platform.machine(), "threads": options.threads, "size": options.size}
+    facts = {
+        "machine": platform.processor() or platform.machine(),
+        "threads": options.threads,
+        "size": options.size,
+    }
     if options.json:
         print(json.dumps({**facts, "rows": rows}))
         return
-    print(f"{options.size} x {options.size} px, gray, {options.threads} threads, {facts['machine']}, torch {torch.__version__}\n")
+    print(
+        f"{options.size} x {options.size} px, gray, {options.threads} threads, {facts['machine']}, torch {torch.__version__}\n"
+    )
     print("| method | megapixels/s |\n|---|---|")
     for row in rows:
         print(f"| {row['method']} | {row['mp_per_s']:.2f} |")

@@ -328,9 +328,11 @@ def choose_model(
             continue
         if tier != wanted:
             notes.append(f"no model of the tier {wanted!r} yet: {tier!r} used instead")
-        covering = [d for d in models if d.band_255[0] <= sigma_255 <= d.band_255[1]]
+        # Above all bands the contrast will be reduced until the noise lies on the highest edge.
+        level = min(sigma_255, max(d.band_255[1] for d in models))
+        covering = [d for d in models if d.band_255[0] <= level <= d.band_255[1]]
         if not covering:
-            covering = sorted(models, key=lambda d: d.band_255[1])[-1:]
+            covering = [min(models, key=lambda d: abs(d.band_255[0] - level))]
         best = min(covering, key=lambda d: (d.band_255[1] - d.band_255[0], d.name))
         return (
             best,

@@ -161,12 +161,12 @@ def _descriptor(entry: dict[str, Any]) -> Descriptor:
 
 
 _lock = threading.Lock()
-_loaded: dict[tuple[str, str], nn.Module] = {}
+_loaded: dict[tuple[str, str, str], nn.Module] = {}
 
 
 def _load(zoo: Zoo, name: str) -> nn.Module:
     descriptor = zoo.get(name)
-    key = (descriptor.name, descriptor.sha256)
+    key = (str(zoo.folder), descriptor.name, descriptor.sha256)
     with _lock:
         if key not in _loaded:
             _loaded[key] = _build(zoo.folder / descriptor.file, descriptor)

@@ -1,0 +1,109 @@
+"""The ledger remembers what is done, and only while it is still true."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import pytest
+
+from mdrn_plugin.batch.jobs import Job
+from mdrn_plugin.batch.ledger import Ledger, fingerprint, settings_digest
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "a.tif").write_bytes(b"noisy")
+    (tmp_path / "out/a.tif").write_bytes(b"clean")
+    return Job(tmp_path / "a.tif", tmp_path / "out/a.tif")
+
+
+def _done(job: Job) -> None:
+    ledger = Ledger(job.target.parent)
+    key = fingerprint(job.source, "s")
+    ledger.begin(job, key)
+    ledger.done(job, key)
+    ledger.close()
+
+
+def _asked_again(job: Job, settings: str = "s") -> bool:
+    ledger = Ledger(job.target.parent)
+    try:
+        return ledger.is_done(job, fingerprint(job.source, settings))
+    finally:
+        ledger.close()
+
+
+def test_is_done_after_done_in_another_run(job: Job) -> None:
+    assert not _asked_again(job)
+    _done(job)
+    assert _asked_again(job)
+
+
+def test_is_done_no_longer_when_anything_changed(job: Job) -> None:
+    _done(job)
+    assert not _asked_again(job, "other settings")
+    os.utime(job.target, (1, 1))
+    assert not _asked_again(job)
+
+
+def test_is_done_no_longer_when_the_input_changed(job: Job) -> None:
+    _done(job)
+    os.utime(job.source, (1, 1))
+    assert not _asked_again(job)
+
+
+def test_is_done_no_longer_when_the_output_is_gone(job: Job) -> None:
+    _done(job)
+    job.target.unlink()
+    assert not _asked_again(job)
+
+
+def test_is_done_another_file_of_the_same_time_is_another_input(job: Job) -> None:
+    _done(job)
+    twin = job.source.with_name("twin")
+    twin.write_bytes(b"other")
+    state = os.stat(job.source)
+    os.utime(twin, ns=(state.st_atime_ns, state.st_mtime_ns))
+    os.replace(twin, job.source)
+    assert not _asked_again(job)
+
+
+def test_torn_last_line_is_ignored_and_mended(job: Job) -> None:
+    _done(job)
+    file = job.target.parent / ".mdrn/ledger.jsonl"
+    with open(file, "ab") as ledger:
+        ledger.write(b'{"v": 1, "target": "a.tif", "ev')
+    assert _asked_again(job)
+    _done(job)
+    assert _asked_again(job)
+    assert file.read_bytes().endswith(b"\n")
+
+
+def test_may_replace_only_what_was_begun_and_not_done(job: Job) -> None:
+    ledger = Ledger(job.target.parent)
+    assert not ledger.may_replace(job)
+    ledger.begin(job, fingerprint(job.source, "s"))
+    assert ledger.may_replace(job)
+    ledger.done(job, fingerprint(job.source, "s"))
+    assert not ledger.may_replace(job)
+    ledger.close()
+
+
+def test_settings_digest_depends_on_every_value() -> None:
+    assert settings_digest({"a": 1, "b": 2}) == settings_digest({"b": 2, "a": 1})
+    assert settings_digest({"a": 1}) != settings_digest({"a": 2})
+
+
+def test_names_that_are_not_text_survive(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    name = os.fsdecode(b"\xff.tif")
+    job = Job(tmp_path / name, out / name)
+    job.source.write_bytes(b"x")
+    job.target.write_bytes(b"y")
+    _done(job)
+    assert _asked_again(job)
+    assert dataclasses.asdict(fingerprint(job.source, "s"))["size"] == 1

@@ -1,0 +1,344 @@
+"""The command from outside: what it writes, says and returns."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from mdrn_plugin import cli
+
+COMMAND = [sys.executable, "-c", "from mdrn_plugin.cli import main; main()"]
+
+
+class _Run:
+    """mdrn-batch in this process: exit code, stdout, stderr."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        self._capsys, self._patch = capsys, monkeypatch
+
+    def __call__(self, *arguments: object) -> tuple[int, str, str]:
+        self._patch.setattr(sys, "argv", ["mdrn-batch", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        out, err = self._capsys.readouterr()
+        assert "Traceback" not in out + err
+        return int(end.value.code or 0), out, err
+
+
+@pytest.fixture
+def batch(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> _Run:
+    return _Run(capsys, monkeypatch)
+
+
+def _pixels(seed: int = 0, side: int = 64) -> Any:
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:side, :side] / side
+    return np.clip(rng.normal(120 + 60 * (x > y), 20), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    Image.fromarray(_pixels(0)).save(folder / "a.png")
+    tifffile.imwrite(folder / "b.tif", _pixels(1).astype(np.uint16) * 200)
+    Image.fromarray(np.stack([_pixels(k) for k in (2, 3, 4)], -1)).save(folder / "c.png")
+    return folder
+
+
+def test_denoise_folder_of_mixed_files(batch: _Run, folder: Path, tmp_path: Path) -> None:
+    code, out, err = batch("denoise", folder, "-o", tmp_path / "out")
+    assert code == 0
+    assert out == ""
+    assert "3 done, 0 done before, 0 failed" in err
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [".mdrn", "a.png", "b.tif", "c.png"]
+    clean = np.asarray(Image.open(tmp_path / "out/a.png")).astype(float)
+    noisy = np.asarray(Image.open(folder / "a.png")).astype(float)
+    assert clean[40:, :20].std() < 0.4 * noisy[40:, :20].std()
+
+
+def test_denoise_second_run_does_only_what_is_missing(batch: _Run, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    batch("denoise", folder, "-o", out)
+    before = {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in out.iterdir() if p.is_file()}
+    code, _, err = batch("denoise", folder, "-o", out)
+    assert code == 0
+    assert "0 done, 3 done before" in err
+    (out / "b.tif").unlink()
+    code, _, err = batch("denoise", folder, "-o", out)
+    assert "1 done, 2 done before" in err
+    after = {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in out.iterdir() if p.is_file()}
+    assert after["a.png"] == before["a.png"]
+    assert after["b.tif"][0] == before["b.tif"][0]
+
+
+def test_denoise_other_settings_do_not_replace_silently(batch: _Run, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    batch("denoise", folder / "a.png", "-o", out)
+    before = (out / "a.png").read_bytes()
+    code, _, err = batch("denoise", folder / "a.png", "-o", out, "--strength", "0.5")
+    assert code == 3
+    assert "--overwrite" in err
+    assert (out / "a.png").read_bytes() == before
+    code, _, _ = batch("denoise", folder / "a.png", "-o", out, "--strength", "0.5", "--overwrite")
+    assert code == 0
+    assert (out / "a.png").read_bytes() != before
+
+
+def test_denoise_foreign_file_in_the_output_is_kept(batch: _Run, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/a.png").write_text("precious")
+    code, _, err = batch("denoise", folder, "-o", tmp_path / "out")
+    assert code == 3
+    assert "a.png" in err
+    assert (tmp_path / "out/a.png").read_text() == "precious"
+    assert (tmp_path / "out/b.tif").is_file()
+
+
+def test_denoise_one_good_among_bad(batch: _Run, folder: Path, tmp_path: Path) -> None:
+    data = (folder / "a.png").read_bytes()
+    (folder / "cut.png").write_bytes(data[: len(data) // 2])
+    (folder / "text.tif").write_text("hello")
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "page.png").write_text("<!DOCTYPE html><html></html>")
+    code, _, err = batch("denoise", folder, "-o", tmp_path / "out", "-q")
+    assert code == 3
+    for name in ("cut.png", "text.tif", "empty.jpg", "page.png"):
+        assert sum(name in line for line in err.splitlines()) == 1, name
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [".mdrn", "a.png", "b.tif", "c.png"]
+
+
+def test_denoise_empty_folder_matches_nothing(batch: _Run, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    code, _, err = batch("denoise", tmp_path / "empty", "-o", tmp_path / "out")
+    assert code == 4
+    assert "nothing to do" in err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        (["--quality", "ultra"], "balanced"),
+        (["--noise", "much"], "auto"),
+        (["--tile", "100"], "multiple of 16"),
+        (["--strength", "2"], "0<=x<=1"),
+        (["--model", "nobody"], "mdrn-2b-gray"),
+        (["--range", "5"], "0,4095"),
+        (["--frobnicate"], "frobnicate"),
+    ],
+)
+def test_denoise_wrong_option_is_usage(
+    batch: _Run, folder: Path, tmp_path: Path, wish: list[str], message: str
+) -> None:
+    code, _, err = batch("denoise", folder, "-o", tmp_path / "out", *wish)
+    assert code == 2
+    assert message in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_denoise_output_is_a_file(batch: _Run, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    code, _, err = batch("denoise", folder, "-o", tmp_path / "out")
+    assert code == 5
+    assert "output folder" in err
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_denoise_dry_run_shows_the_plan_and_writes_nothing(batch: _Run, folder: Path, tmp_path: Path) -> None:
+    code, out, _ = batch("denoise", folder, "-o", tmp_path / "out", "--dry-run")
+    assert code == 0
+    assert out.count("model mdrn-2b-") == 3
+    assert not (tmp_path / "out").exists()
+
+
+def test_denoise_json_lines(batch: _Run, folder: Path, tmp_path: Path) -> None:
+    (folder / "bad.png").write_text("no")
+    code, out, _ = batch("denoise", folder, "-o", tmp_path / "out", "--json", "-q")
+    assert code == 3
+    *files, end = [json.loads(line) for line in out.splitlines()]
+    assert [f["state"] for f in files] == ["done", "done", "failed", "done"]
+    assert end["event"] == "end"
+    assert (end["done"], end["failed"]) == (3, 1)
+    first = files[0]
+    assert first["plan"]["steps"][0]["model"]
+    assert 0.05 < first["noise"][0]["sigma"][0] < 0.12
+    assert first["verdict"] in ("good", "check", "do not trust")
+
+
+def test_denoise_list_on_standard_input(
+    batch: _Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import io
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{folder / 'a.png'}\n{folder / 'b.tif'}\n"))
+    code, _, err = batch("denoise", "-", "-o", tmp_path / "out")
+    assert code == 0
+    assert "2 done" in err
+
+
+def test_denoise_log_file_has_every_file(batch: _Run, folder: Path, tmp_path: Path) -> None:
+    batch("denoise", folder, "-o", tmp_path / "out", "-q", "--log-file", tmp_path / "log.txt")
+    text = (tmp_path / "log.txt").read_text()
+    assert all(name in text for name in ("a.png", "b.tif", "c.png"))
+
+
+def test_denoise_range_decides_what_25_means(batch: _Run, folder: Path, tmp_path: Path) -> None:
+    _, out, _ = batch("info", folder / "b.tif", "--noise", "25", "--range", "0,51000", "--json")
+    found = json.loads(out)
+    assert found["noise"][0]["sigma"] == [pytest.approx(25 / 255)]
+    assert found["range"]["white"] == 51000
+    _, out, _ = batch("info", folder / "b.tif", "--noise", "4000dn", "--range", "0,51000", "--json")
+    assert json.loads(out)["noise"][0]["sigma"] == [pytest.approx(4000 / 51000)]
+
+
+def test_info_says_what_the_file_is(batch: _Run, folder: Path) -> None:
+    code, out, _ = batch("info", folder / "b.tif")
+    assert code == 0
+    for word in ("64 Y x 64 X", "uint16", "black 0", "noise", "model mdrn-2b-gray"):
+        assert word in out
+
+
+def test_info_unreadable_file_is_one_line(batch: _Run, tmp_path: Path) -> None:
+    (tmp_path / "x.tif").write_text("no")
+    code, out, err = batch("info", tmp_path / "x.tif")
+    assert (code, out) == (3, "")
+    assert len(err.splitlines()) == 1
+    assert "x.tif" in err
+
+
+def test_models_lists_the_zoo(batch: _Run) -> None:
+    _, text, _ = batch("models")
+    _, data, _ = batch("models", "--json")
+    names = {d["name"] for d in json.loads(data)}
+    assert len(names) >= 2
+    assert all(name in text for name in names)
+
+
+def test_doctor_finds_a_healthy_installation(batch: _Run) -> None:
+    code, out, _ = batch("doctor")
+    assert code == 0
+    for word in ("torch", "weights", "all intact", "megapixels/s"):
+        assert word in out
+
+
+def test_compare_two_files(batch: _Run, folder: Path) -> None:
+    code, out, _ = batch("compare", folder / "a.png", folder / "a.png")
+    assert code == 0
+    assert "inf dB" in out
+    code, _, err = batch("compare", folder / "a.png", folder / "c.png")
+    assert code == 2
+    assert "equal shapes" in err
+
+
+def test_every_command_has_help(batch: _Run) -> None:
+    for name in cli.cli.commands:
+        code, out, _ = batch(name, "--help")
+        assert code == 0
+        assert len(out) > 100
+
+
+# ---- as a process of its own -------------------------------------------------------------------
+
+
+def _start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*COMMAND, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for k in range(30):
+        Image.fromarray(_pixels(k, 96)).save(folder / f"{k:02}.png")
+    return folder
+
+
+def _wait_for_outputs(out: Path, count: int, process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + 60
+    while time.monotonic() < end and process.poll() is None:
+        if len(list(out.glob("*.png"))) >= count:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"no {count} outputs: {process.communicate()}")
+
+
+def test_killed_run_is_finished_by_the_next_with_the_same_bytes(
+    batch: _Run, many: Path, tmp_path: Path
+) -> None:
+    wish = ("--threads", 1, "--noise", 20)
+    batch("denoise", many, "-o", tmp_path / "whole", *wish)
+    out = tmp_path / "out"
+    for count in (2, 9):
+        process = _start("denoise", many, "-o", out, *wish)
+        _wait_for_outputs(out, count, process)
+        process.kill()
+        process.communicate()
+    code, _, err = batch("denoise", many, "-o", out, *wish)
+    assert code == 0
+    assert "30" not in err.split(" done")[0]  # some were done before
+    whole = {p.name: p.read_bytes() for p in (tmp_path / "whole").glob("*.png")}
+    assert {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()} == whole
+
+
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_run_leaves_whole_files_and_a_true_ledger(
+    many: Path, tmp_path: Path, number: int, expected: int
+) -> None:
+    out = tmp_path / "out"
+    process = _start("denoise", many, "-o", out, "--noise", 20, "--threads", 1)
+    _wait_for_outputs(out, 2, process)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == expected
+    assert "Traceback" not in err
+    done = [json.loads(x) for x in (out / ".mdrn/ledger.jsonl").read_text().splitlines()]
+    names = {r["target"] for r in done if r["event"] == "done"}
+    assert names == {p.name for p in out.glob("*.png")}
+    assert 0 < len(names) < 30
+    assert [p.name for p in out.iterdir() if p.name.endswith(".mdrn-part")] == []
+
+
+@pytest.mark.skipif(not shutil.which("prlimit"), reason="needs prlimit to limit the size of files")
+def test_output_that_cannot_be_written_stops_the_run_with_5(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = subprocess.run(
+        ["prlimit", "--fsize=512", *COMMAND, "denoise", str(folder), "-o", str(out), "--noise", "20"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 5, done.stderr
+    assert "Traceback" not in done.stderr
+    assert [p.name for p in out.iterdir() if not p.name == ".mdrn"] == []
+
+
+def test_runs_without_home_cache_or_terminal(folder: Path, tmp_path: Path) -> None:
+    nowhere = {"HOME": "/nonexistent", "TMPDIR": "/nonexistent", "LANG": "C", "NO_COLOR": "1"}
+    environment = {**os.environ, **nowhere}
+    done = subprocess.run(
+        [*COMMAND, "denoise", str(folder / "a.png"), "-o", str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "\r" not in done.stderr
+    assert "\x1b" not in done.stderr

@@ -1,0 +1,230 @@
+"""The plan is pure: facts, wishes and a zoo in, one resolved record out."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mdrn_plugin.errors import BadOption, NotSupported, UnknownModel
+from mdrn_plugin.noise.profile import NoiseProfile
+from mdrn_plugin.picture import ValueRange
+from mdrn_plugin.plan import Facts, Machine, Options, Plan, parse_noise, resolve
+from mdrn_plugin.zoo import Descriptor, Zoo
+
+BANDS = ((0, 10), (10, 20), (20, 35), (35, 60), (60, 90), (0, 90))
+
+
+def _descriptor(colours: int, low: float, high: float, tier: str = "balanced") -> Descriptor:
+    colour = "gray" if colours == 1 else "colour"
+    size = {"balanced": "2b", "best": "8b", "fast": "fast"}[tier]
+    return Descriptor(
+        name=f"mdrn-{size}-{colour}-{low:g}-{high:g}",
+        file="x",
+        sha256="0" * 64,
+        architecture="mdrn",
+        settings={},
+        tier=tier,
+        colours=colours,
+        band_255=(low, high),
+        trained_255=(max(0.0, low - 2), high + 2),
+        stride=8,
+        halo=96,
+        default_halo=32,
+        psnr={},
+    )
+
+
+ZOO = Zoo(Path(), tuple(_descriptor(c, *band) for c in (1, 3) for band in BANDS))
+MACHINE = Machine("cpu", "bf16", 2)
+UNIT = ValueRange(0.0, 1.0, "")
+
+
+def _facts(**changes: Any) -> Facts:
+    facts = Facts(UNIT, "float32", 1, ((0.0, 1.0),), samples_joint=False)
+    return dataclasses.replace(facts, **changes)
+
+
+def _resolve(sigma_255: float, options: Options | None = None, **changes: Any) -> Plan:
+    facts = _facts(**changes)
+    unit = facts.range.white - facts.range.black
+    profile = NoiseProfile((sigma_255 / 255 / unit if unit == 1 else sigma_255 / unit,) * facts.colours)
+    return resolve(facts, (profile,) * len(facts.spread), options or Options(), ZOO, MACHINE)
+
+
+@pytest.mark.parametrize(
+    ("sigma", "model"),
+    [(5, "0-10"), (10.01, "10-20"), (25, "20-35"), (50, "35-60"), (75, "60-90"), (90, "60-90")],
+)
+def test_resolve_picks_the_narrowest_band_around_the_noise(sigma: float, model: str) -> None:
+    assert _resolve(sigma).steps[0].model == f"mdrn-2b-gray-{model}"
+
+
+def test_resolve_noise_above_the_range_reduces_contrast_and_says_so() -> None:
+    plan = _resolve(180)
+    assert plan.steps[0].model == "mdrn-2b-gray-60-90"
+    assert plan.steps[0].gain == pytest.approx(0.5)
+    assert plan.steps[0].sigma_255 == pytest.approx(90)
+    assert any("above the models' range" in note for note in plan.notes)
+
+
+def test_resolve_no_noise_passes_through() -> None:
+    assert _resolve(0.1).steps[0].model is None
+
+
+def test_resolve_colour_picture_takes_a_colour_model_for_all_samples() -> None:
+    plan = _resolve(25, colours=3, samples_joint=True)
+    assert plan.joint
+    assert plan.steps[0].model == "mdrn-2b-colour-20-35"
+
+
+def test_resolve_channels_get_models_of_their_own() -> None:
+    facts = _facts(spread=((0.0, 1.0), (0.0, 1.0)))
+    profiles = (NoiseProfile((5 / 255,)), NoiseProfile((50 / 255,)))
+    plan = resolve(facts, profiles, Options(), ZOO, MACHINE)
+    assert [s.model for s in plan.steps] == ["mdrn-2b-gray-0-10", "mdrn-2b-gray-35-60"]
+
+
+@pytest.mark.parametrize("factor", [0.01, 100.0, 1e-6, 1e6])
+def test_resolve_floats_in_another_power_of_ten_are_seen_alike(factor: float) -> None:
+    white = 1.0 if factor < 1 else factor
+    spread = ((-0.05 * factor, 1.07 * factor),)
+    facts = _facts(range=ValueRange(0.0, white, ""), spread=spread)
+    profile = NoiseProfile((25 / 255 * factor / white,))
+    step = resolve(facts, (profile,), Options(), ZOO, MACHINE).steps[0]
+    assert step.gain * factor == pytest.approx(1)
+    assert step.black == 0
+    assert step.sigma_255 == pytest.approx(25)
+
+
+def test_resolve_dim_16_bit_is_not_taken_for_clean() -> None:
+    """Noise of 20 in 65,535 is 0.08 of 255, yet it is a fifteenth of what the picture spans."""
+    facts = _facts(range=ValueRange(0.0, 65535.0, ""), dtype="uint16", spread=((100.0, 400.0),))
+    step = resolve(facts, (NoiseProfile((20 / 65535,)),), Options(), ZOO, MACHINE).steps[0]
+    assert step.model == "mdrn-2b-gray-10-20"
+    assert step.sigma_255 == pytest.approx(17)
+    assert step.black == 100
+
+
+def test_resolve_users_range_is_obeyed() -> None:
+    given = ValueRange(0.0, 2.0, "given", given=True)
+    facts = _facts(range=given, spread=((0.0, 1.0),))
+    step = resolve(facts, (NoiseProfile((10 / 255,)),), Options(), ZOO, MACHINE).steps[0]
+    assert step.gain == pytest.approx(0.5)
+
+
+def test_resolve_constant_picture_does_not_divide_by_zero() -> None:
+    step = _resolve(0, spread=((0.3, 0.3),)).steps[0]
+    assert step.model is None
+
+
+def test_resolve_exact_means_fp32_and_the_whole_halo() -> None:
+    plan = _resolve(25, Options(exact=True))
+    assert (plan.precision, plan.steps[0].halo) == ("fp32", 96)
+    assert (_resolve(25).precision, _resolve(25).steps[0].halo) == ("bf16", 32)
+
+
+def test_resolve_missing_tier_falls_back_and_says_so() -> None:
+    plan = _resolve(25, Options(quality="best"))
+    assert plan.steps[0].model == "mdrn-2b-gray-20-35"
+    assert any("'best'" in note for note in plan.notes)
+
+
+def test_resolve_best_plus_is_an_ensemble_of_eight() -> None:
+    assert _resolve(25, Options(quality="best+")).ensemble == 8
+    assert _resolve(25, Options(quality="best")).ensemble == 1
+
+
+def test_resolve_named_model_is_obeyed_with_a_warning_outside_its_range() -> None:
+    plan = _resolve(50, Options(model="mdrn-2b-gray-0-10"))
+    assert plan.steps[0].model == "mdrn-2b-gray-0-10"
+    assert any("trained on noise 0 to 12" in note for note in plan.notes)
+
+
+def test_resolve_unknown_model_lists_those_there_are() -> None:
+    with pytest.raises(UnknownModel, match="mdrn-2b-gray-20-35"):
+        _resolve(25, Options(model="dncnn"))
+
+
+def test_resolve_gray_model_on_colour_picture_works_colour_by_colour() -> None:
+    plan = _resolve(25, Options(model="mdrn-2b-gray-20-35"), colours=3, samples_joint=True)
+    assert not plan.joint
+
+
+def test_resolve_colour_model_on_gray_picture_is_refused() -> None:
+    with pytest.raises(BadOption, match="colour"):
+        _resolve(25, Options(model="mdrn-2b-colour-20-35"))
+
+
+def test_resolve_doubts_of_the_estimate_reach_the_plan() -> None:
+    profile = NoiseProfile((25 / 255,), doubt="the noise is correlated")
+    plan = resolve(_facts(), (profile,), Options(), ZOO, MACHINE)
+    assert "the noise is correlated" in plan.notes
+
+
+def test_resolve_12_bit_saturates_at_its_white() -> None:
+    facts = _facts(range=ValueRange(0.0, 4095.0, ""), dtype="uint16", spread=((0.0, 4000.0),))
+    assert resolve(facts, (NoiseProfile((0.1,)),), Options(), ZOO, MACHINE).saturate == (0, 4095)
+    assert _resolve(25).saturate is None
+
+
+def test_resolve_same_input_same_plan_and_explain_names_what_matters() -> None:
+    assert _resolve(25) == _resolve(25)
+    text = _resolve(25, Options(quality="best+", strength=0.5)).explain()
+    for word in (
+        "mdrn-2b-gray-20-35",
+        "25.0/255",
+        "384 px",
+        "8 symmetries",
+        "strength 0.5",
+        "bf16",
+        "2 threads",
+    ):
+        assert word in text
+    assert len(text.splitlines()) <= 5
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "unit"),
+    [("auto", None, "255"), (" 25 ", 25, "255"), ("12.5dn", 12.5, "dn"), ("0", 0, "255")],
+)
+def test_parse_noise(text: str, value: float | None, unit: str) -> None:
+    wish = parse_noise(text)
+    assert (wish.value, wish.unit) == (value, unit)
+
+
+@pytest.mark.parametrize("text", ["", "a lot", "-3", "nan", "inf", "25 dB"])
+def test_parse_noise_nonsense_says_what_is_expected(text: str) -> None:
+    with pytest.raises(BadOption, match="expected auto"):
+        parse_noise(text)
+
+
+def test_parse_noise_gain_and_offset_is_not_supported_yet() -> None:
+    with pytest.raises(NotSupported, match="signal-dependent"):
+        parse_noise("0.01,0.001")
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {"quality": "ultra"},
+        {"strength": 1.5},
+        {"strength": -0.1},
+        {"tile": 100},
+        {"tile": 16},
+        {"threads": 0},
+    ],
+)
+def test_options_impossible_value_is_refused(wish: dict[str, Any]) -> None:
+    with pytest.raises(BadOption, match=str(next(iter(wish)))):
+        Options(**wish)
+
+
+def test_plan_is_plain_data() -> None:
+    import json
+
+    assert json.loads(json.dumps(_resolve(25).as_dict()))["steps"][0]["model"] == "mdrn-2b-gray-20-35"
+    assert np.isfinite(_resolve(25).steps[0].gain)
