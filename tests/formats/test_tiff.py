@@ -373,6 +373,33 @@ def test_imagej_claims_more_images_than_there_are(tmp_path: Path) -> None:
         formats.read(path)
 
 
+def test_imagej_total_beyond_the_pages_fails(tmp_path: Path) -> None:
+    text = "ImageJ=1.54f\nimages=9\n"
+    path = save(
+        tmp_path, STACK, description=text, metadata=None, photometric="minisblack", compression="zlib"
+    )
+    with pytest.raises(CannotRead, match="expected 9 images"):
+        formats.read(path)
+
+
+def test_ome_plane_without_a_page_is_never_filled_with_zeros(tmp_path: Path) -> None:
+    path = save(tmp_path, STACK, "in.ome.tif", ome=True, photometric="minisblack", metadata={"axes": "ZYX"})
+    with tifffile.TiffFile(path) as tif:
+        xml = tif.pages[0].description
+    one = xml[xml.index("<TiffData") : xml.index("/>", xml.index("<TiffData")) + 2]
+    gap = '<TiffData IFD="0" FirstZ="0" PlaneCount="2"/><TiffData IFD="2" FirstZ="4" PlaneCount="2"/>'
+    save(
+        tmp_path,
+        STACK[:4],
+        "in.ome.tif",
+        description=xml.replace(one, gap),
+        metadata=None,
+        photometric="minisblack",
+    )
+    with pytest.raises(CannotRead, match="expected 6 planes, got 4"):
+        formats.read(path)
+
+
 @pytest.mark.parametrize("axes", ["TCZYX", "CZTYX", "ZYX", "YX"])
 def test_ome_xml_is_kept(tmp_path: Path, axes: str) -> None:
     pixels = values("u2", tuple({"T": 2, "C": 2, "Z": 3, "Y": 11, "X": 13}[a] for a in axes))
@@ -520,7 +547,8 @@ def test_pyramid_is_rebuilt_from_the_new_pixels(tmp_path: Path) -> None:
         assert [level.shape for level in levels] == [(256, 320), (128, 160), (64, 80)]
     for factor, level in zip((1, 2, 4), levels, strict=True):
         exact = (base + 1000.0).reshape(256 // factor, factor, 320 // factor, factor).mean((1, 3))
-        assert np.abs(level - exact).max() <= 1
+        assert np.abs(level - exact).max() <= 0.75  # rounded twice at most, never cut off
+        assert abs((level - exact).mean()) < 0.3
 
 
 # ----------------------------------------------------------------------------- damage and malice
