@@ -24,6 +24,9 @@ class NoiseProfile:
     low_high_ratio : float
         Noise of the flattest blocks at low over that at high spatial frequencies, both as standard
         deviations; about 1 for white noise, 4..11 for camera pictures. 1 where it was not measured.
+        Texture raises it too.
+    correlated : bool
+        Whether the spectrum of the flattest blocks speaks against white noise, texture allowed for.
     """
 
     sigma: tuple[float, ...]
@@ -32,3 +35,4 @@ class NoiseProfile:
     source: str = "blind"
     doubt: str = ""
     low_high_ratio: float = 1.0
+    correlated: bool = False
