@@ -299,6 +299,18 @@ def test_killed_run_is_finished_by_the_next_with_the_same_bytes(
     assert {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()} == whole
 
 
+def test_two_runs_on_one_folder_both_end_well(batch: _Run, many: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    wish = ("denoise", many, "-o", out, "--threads", 1, "--noise", 20)
+    runs = [_start(*wish) for _ in range(3)]
+    ends = [(run.communicate(timeout=120)[1], run.returncode) for run in runs]
+    assert [code for _, code in ends] == [0, 0, 0], ends
+    assert sorted(p.name for p in out.iterdir()) == [".mdrn", *(f"{k:02}.png" for k in range(30))]
+    code, _, err = batch(*wish)
+    assert code == 0
+    assert "30 done before" in err
+
+
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_run_leaves_whole_files_and_a_true_ledger(
     many: Path, tmp_path: Path, number: int, expected: int

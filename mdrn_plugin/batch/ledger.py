@@ -1,7 +1,8 @@
 """``OUT/.mdrn/ledger.jsonl``: what was begun and what was done, one line each, never rewritten.
 
 A line is on the disk before the program goes on. A torn last line (the machine lost power) is
-ignored. Two runs may append at once: a line is written by a single call in append mode.
+ignored. Two runs may append at once: a line is written by a single call in append mode, and each
+run looks at what the other has added before it begins a file.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,10 @@ class Ledger:
     def __init__(self, out: Path) -> None:
         self._out = out
         self._file = out / LEDGER_FOLDER / "ledger.jsonl"
-        self._last: dict[str, dict[str, Any]] = {}
+        self._done: dict[str, dict[str, Any]] = {}
+        self._begun: dict[str, dict[str, Any]] = {}  # target: run that began it, and with which key
+        self._run = secrets.token_hex(8)
+        self._read = 0  # bytes of the file that have been taken in
         try:
             self._file.parent.mkdir(exist_ok=True)
             self._descriptor = os.open(self._file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
@@ -44,19 +49,34 @@ class Ledger:
             raise OutputUnusable(
                 f"{self._file}: cannot be opened ({error.strerror}); choose another output folder with -o"
             ) from error
-        self._load()
+        self.refresh()
+        end = os.fstat(self._descriptor).st_size
+        if end and os.pread(self._descriptor, 1, end - 1) != b"\n":
+            self._write(b"\n")  # close the torn line
 
-    def _load(self) -> None:
-        data = self._file.read_bytes()
-        for line in data.splitlines():
+    def refresh(self) -> None:
+        """Take in what was written since the last look, by this run or by another."""
+        size = os.fstat(self._descriptor).st_size
+        data = os.pread(self._descriptor, size - self._read, self._read)
+        whole = data.rfind(b"\n") + 1  # a line that another run is writing is left for later
+        self._read += whole
+        for line in data[:whole].splitlines():
             try:
                 record = json.loads(line)
                 if record["v"] == VERSION:
-                    self._last[record["target"]] = record
+                    self._take_in(record)
             except (ValueError, KeyError, TypeError):
                 continue  # torn by a power cut, or of another version
-        if data and not data.endswith(b"\n"):
-            self._write(b"\n")
+
+    def _take_in(self, record: dict[str, Any]) -> None:
+        name, run = record["target"], record["run"]
+        if record["event"] == "begin":
+            self._begun.setdefault(name, {})[run] = record["key"]
+        elif record["event"] == "done":
+            self._done[name] = record
+            self._begun.pop(name, None)
+        else:
+            self._begun.get(name, {}).pop(run, None)
 
     def begin(self, job: Job, key: Fingerprint) -> None:
         """Note that a file is about to be written."""
@@ -75,8 +95,8 @@ class Ledger:
 
     def is_done(self, job: Job, key: Fingerprint) -> bool:
         """Whether the output is there, as we left it, of this very input with these settings."""
-        record = self._last.get(self._name(job.target))
-        if record is None or record["event"] != "done" or record.get("key") != dataclasses.asdict(key):
+        record = self._done.get(self._name(job.target))
+        if record is None or record["key"] != dataclasses.asdict(key):
             return False
         try:
             state = os.stat(job.target)
@@ -84,10 +104,15 @@ class Ledger:
             return False
         return bool(state.st_size == record["out_size"] and state.st_mtime_ns == record["out_mtime_ns"])
 
-    def may_replace(self, job: Job) -> bool:
-        """Whether an output that is there is the unfinished business of a killed run of ours."""
-        record = self._last.get(self._name(job.target))
-        return record is not None and record["event"] == "begin"
+    def may_replace(self, job: Job, key: Fingerprint) -> bool:
+        """Whether an output that is there is another run's, of this very input and settings.
+
+        That run was killed between writing and noting it, or is about to note it; either way the
+        bytes are those that we would write.
+        """
+        begun = self._begun.get(self._name(job.target), {})
+        wanted = dataclasses.asdict(key)
+        return any(run != self._run and other == wanted for run, other in begun.items())
 
     def close(self) -> None:
         """Close the file."""
@@ -95,9 +120,15 @@ class Ledger:
 
     def _append(self, job: Job, key: Fingerprint | None, facts: dict[str, Any]) -> None:
         name = self._name(job.target)
-        record = {"v": VERSION, "target": name, "key": dataclasses.asdict(key) if key else None, **facts}
+        record = {
+            "v": VERSION,
+            "run": self._run,
+            "target": name,
+            "key": dataclasses.asdict(key) if key else None,
+            **facts,
+        }
         self._write(json.dumps(record).encode() + b"\n")
-        self._last[name] = record
+        self.refresh()
 
     def _write(self, line: bytes) -> None:
         try:

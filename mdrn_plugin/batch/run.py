@@ -160,15 +160,18 @@ def _one(
 
     try:
         key = _fingerprint(job.source, digest)
+        ledger.refresh()
         if not settings.overwrite and ledger.is_done(job, key):
             return Outcome(job.source, job.target, "skipped", "done before")
-        overwrite = settings.overwrite or ledger.may_replace(job)
+        overwrite = settings.overwrite or ledger.may_replace(job, key)
         if not overwrite and os.path.lexists(job.target):
             raise OutputExists(
                 f"{job.target}: exists already and was not made from this input with these settings; "
                 "use --overwrite or another folder"
             )
         result = _denoise(job, key, ledger, settings, overwrite, progress, stop)
+        if result is None:
+            return Outcome(job.source, job.target, "skipped", "done by another run meanwhile")
     except (Cancelled, OutputUnusable):
         raise
     except MdrnError as error:
@@ -196,7 +199,8 @@ def _denoise(
     overwrite: bool,
     progress: Callable[[Job, int, int], None] | None,
     stop: Callable[[], bool] | None,
-) -> Result:
+) -> Result | None:
+    """Do one file; None if another run on the same folder was quicker."""
     from mdrn_plugin.pipeline import denoise_picture, prepare, save
 
     picture = prepare(job.source, job.target, settings.value_range)
@@ -215,7 +219,17 @@ def _denoise(
             f"{job.target.parent}: cannot be made ({error.strerror}); choose another folder"
         ) from error
     ledger.begin(job, key)
-    save(job.target, result, overwrite=overwrite)
+    if not settings.overwrite and ledger.is_done(job, key):
+        return None
+    try:
+        save(job.target, result, overwrite=overwrite or ledger.may_replace(job, key))
+    except OutputExists:
+        ledger.refresh()  # it appeared this moment
+        if ledger.is_done(job, key):
+            return None
+        if not ledger.may_replace(job, key):
+            raise
+        save(job.target, result, overwrite=True)
     ledger.done(job, key, verdict=result.verdict, plan=result.plan.as_dict())
     return result
 

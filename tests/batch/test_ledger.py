@@ -82,13 +82,28 @@ def test_torn_last_line_is_ignored_and_mended(job: Job) -> None:
     assert file.read_bytes().endswith(b"\n")
 
 
-def test_may_replace_only_what_was_begun_and_not_done(job: Job) -> None:
+def test_may_replace_what_another_run_began_with_the_same_settings(job: Job) -> None:
+    ours, theirs = Ledger(job.target.parent), Ledger(job.target.parent)
+    key = fingerprint(job.source, "s")
+    ours.begin(job, key)
+    assert not ours.may_replace(job, key)  # our own begin says nothing of who made the file
+    theirs.begin(job, key)
+    ours.refresh()
+    assert ours.may_replace(job, key)
+    assert not ours.may_replace(job, fingerprint(job.source, "other settings"))
+    theirs.done(job, key)
+    ours.refresh()
+    assert not ours.may_replace(job, key)
+    assert ours.is_done(job, key)
+    ours.close()
+    theirs.close()
+
+
+def test_begin_does_not_hide_that_it_was_done(job: Job) -> None:
+    _done(job)
     ledger = Ledger(job.target.parent)
-    assert not ledger.may_replace(job)
     ledger.begin(job, fingerprint(job.source, "s"))
-    assert ledger.may_replace(job)
-    ledger.done(job, fingerprint(job.source, "s"))
-    assert not ledger.may_replace(job)
+    assert ledger.is_done(job, fingerprint(job.source, "s"))
     ledger.close()
 
 

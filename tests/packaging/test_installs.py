@@ -58,7 +58,9 @@ def test_entry_points_of_every_install_lead_somewhere(
     code = """
 import importlib.metadata as m, importlib.util as u, json
 d = m.distribution("mdrn-plugin")
-print(json.dumps({e.name: [e.group, e.value, u.find_spec(e.value.split(":")[0]) is not None] for e in d.entry_points}))
+def there(value):
+    return u.find_spec(value.split(":")[0]) is not None
+print(json.dumps({e.name: [e.group, e.value, there(e.value)] for e in d.entry_points}))
 """
     points = installed(way, code)
 
