@@ -22,7 +22,7 @@ lint: $(STAMP)
 	@failed=0; \
 	$(BIN)/ruff check --quiet . || failed=1; \
 	$(BIN)/mypy --no-error-summary || failed=1; \
-	$(BIN)/lint-imports --no-timing >$(VENV)/lint-imports.log 2>&1 || { cat $(VENV)/lint-imports.log; failed=1; }; \
+	$(BIN)/lint-imports --no-logo >$(VENV)/lint-imports.log 2>&1 || { cat $(VENV)/lint-imports.log; failed=1; }; \
 	if [ $$failed = 0 ]; then echo "lint: ruff, mypy and import-linter are content"; else echo "lint: FAILED (above)"; fi; \
 	exit $$failed
 

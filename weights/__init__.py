@@ -1,1 +1,1 @@
-"""The weights that ship, and `manifest.json`, which says what each is for. Data only: `mdrn_plugin.zoo` reads it."""
+"""The weights that ship; `manifest.json` says what each is for. Data only: `mdrn_plugin.zoo` reads it."""
