@@ -107,9 +107,8 @@ def _clean(pictures: list[Any], peer: Callable[[Any], float] | None) -> None:
     ):
         if values:
             ok = sum(v <= 2.5 for v in values)
-            print(
-                f"- {label}: {ok} of {len(values)} at most 2.5; median {np.median(values):.2f}, worst {max(values):.2f}"
-            )
+            spread = f"median {np.median(values):.2f}, worst {max(values):.2f}"
+            print(f"- {label}: {ok} of {len(values)} at most 2.5; {spread}")
 
 
 def _time(peer: Callable[[Any], float] | None) -> None:

@@ -58,6 +58,8 @@ _WIDE_FLAT_PX = 4096
 # 97 % below 1.4 to 1.5 at sigma 5..25; noise blurred by 0.7 pixels: 4.2.
 _CORRELATED = 1.6
 
+_CHI_MEDIAN = 0.45494  # median of chi square with one degree of freedom
+
 _PLANES = 8  # planes looked at in a stack
 _WINDOW_PX = 1024  # a plane of more than _WHOLE_PX is read through 4 x 4 windows of this side
 _WHOLE_PX = 48_000_000
@@ -181,15 +183,15 @@ def describe(profile: NoiseProfile, range: ValueRange | None = None) -> str:
         Black and white of the picture, to give the noise in the units of the file too.
     """
     source = {"user": "as given", "file": "as the file says"}.get(profile.source, "")
-    levels = "/".join(f"{255 * s:.1f}" for s in profile.sigma)
+    levels = ", ".join(_short(255 * s) for s in profile.sigma)
     mean = math.sqrt(sum(s * s for s in profile.sigma) / max(1, len(profile.sigma)))
-    words = f"noise σ = {levels} of 255 ({100 * mean:.1f} % of white)"
+    words = f"noise σ = {levels}/255 ({_short(100 * mean)} % of white)"
     if range is not None:
         span = range.white - range.black
-        words += " = " + "/".join(f"{s * span:.3g}" for s in profile.sigma) + " in units of the file"
+        words += " = " + ", ".join(f"{s * span:.3g}" for s in profile.sigma) + " in units of the file"
     horizontal, vertical = profile.correlation
     if profile.correlated:
-        words += f", correlated (neighbours {horizontal:.2f} across, {vertical:.2f} down)"
+        words += f", correlated ({horizontal:.2f} across, {vertical:.2f} down)"
     elif profile.source == "blind":
         words += ", white"
     if source:
@@ -197,6 +199,11 @@ def describe(profile: NoiseProfile, range: ValueRange | None = None) -> str:
     if profile.clipped > 0:
         words += f"; {100 * profile.clipped:.1f} % of pixels clipped"
     return words + (f"; doubtful: {profile.doubt}" if profile.doubt else "")
+
+
+def _short(value: float) -> str:
+    """One decimal, or three digits where that would read 0."""
+    return f"{value:.1f}" if value >= 0.95 or value == 0 else f"{value:.3g}"
 
 
 # --- measurement ----------------------------------------------------------------------------------
@@ -278,7 +285,12 @@ def _level(b_NP: Array, side: int, area: float, edges: tuple[float, ...], roundi
     def variance(energy: Floats, gain: Floats) -> float:
         flat = _least(energy / gain, keep)
         power = np.mean((b_NP[flat] @ look.T) ** 2, axis=0, dtype=np.float64)
-        return float(np.median(power) / np.mean(gain[flat] * filled[flat]))
+        # Each power is the mean of squares from so many blocks: a gamma law, whose median lies below
+        # its mean (Wilson and Hilferty 1931). High frequencies of blocks that overlap by half are
+        # nearly independent: measured on white noise of 8 to 800 pixels, within 2 % of sigma.
+        independent = max(1.0, min(len(flat), 2 * len(b_NP) * area / side**2))
+        middle = (1.0 - 2.0 / (9.0 * independent)) ** 3
+        return float(np.median(power) / middle / np.mean(gain[flat] * filled[flat]))
 
     if float(np.mean(_at_edge(b_NP, edges))) < _CLIP_MATTERS:
         return _Found(math.sqrt(max(0.0, variance(energy(split), np.ones(len(b_NP))) - rounding)))
@@ -370,14 +382,14 @@ def _spectrum(b_CNP: Array, area: float, edges: tuple[float, ...], rounding: flo
         below_4 = below_8[:, order[(order > 0) & (order < 8)] < 4]
 
         flat = _least(below_4.mean(axis=1, dtype=np.float64) / filled, keep)
-        power = np.mean((b_NP[flat] @ basis.T) ** 2, axis=0, dtype=np.float64) - rounding
-        wholes.append((np.median(power[(order > 3) & (order < 8)]), np.median(power[upper])))
+        whole = np.asarray(np.mean((b_NP[flat] @ basis.T) ** 2, axis=0, dtype=np.float64)) - rounding
+        wholes.append((np.median(whole[(order > 3) & (order < 8)]), np.median(whole[upper])))
 
         # Texture reaches into the middle frequencies of some of the flattest blocks, noise into
         # those of all: the lower quartile over a third as many blocks, chosen by more coefficients.
         calm = _least(below_8.mean(axis=1, dtype=np.float64) / filled, keep // 3 + 1)
         power = (b_NP[calm] @ basis.T) ** 2 - rounding
-        calms.append(np.mean(power, axis=0, dtype=np.float64))
+        calms.append(np.median(power + rounding, axis=0) / _CHI_MEDIAN - rounding)
         ratios.append([_quartile(power[:, band].mean(axis=1), band) for band in (middle, upper)])
     if not wholes:
         return _Spectrum()
@@ -387,7 +399,7 @@ def _spectrum(b_CNP: Array, area: float, edges: tuple[float, ...], rounding: flo
         return _Spectrum()
     # The lowest frequencies were used to choose: taken as level with those next to them, which
     # leaves white noise at correlation 0.
-    power = np.maximum(np.mean(calms, axis=0), 0.0)
+    power = np.maximum(np.mean(np.array(calms), axis=0), 0.0)
     grid = np.where(order < 8, float(np.median(power[middle])), power).reshape(_WIDE, _WIDE)[1:, 1:]
     wave = np.cos(np.pi * np.arange(1, _WIDE) / _WIDE)  # these cosines add up to 0
     total = max(float(grid.sum()), 1e-300)
@@ -418,15 +430,19 @@ def _usable(b_NP: Array, side: int, edges: tuple[float, ...]) -> tuple[Array, st
     """
     half = side // 2
     quarters = b_NP.reshape(-1, 2, half, 2, half)
-    bottom, top = quarters.min(axis=(2, 4)), quarters.max(axis=(2, 4))
-    still = bottom == top
+    bottom = quarters[:, :, 0, :, 0]
+    still = np.ones(bottom.shape, bool)
+    for i, j in ((half - 1, half - 1), (0, 1), (1, 0)):  # few quarters pass, so few are looked at whole
+        still &= quarters[:, :, i, :, j] == bottom
+    n, up, left = np.nonzero(still)
+    still[n, up, left] = (quarters[n, up, :, left] == bottom[n, up, left][:, None, None]).all(axis=(1, 2))
     if not still.any():
         return np.ones(len(b_NP), bool), ""
     values, counts = np.unique(bottom[still], return_counts=True)
     masks = np.array([b_NP.min(), b_NP.max(), values[np.argmax(counts)], *edges])
     masked = still & np.isin(bottom, masks)
-    usable = ~masked.any(axis=(1, 2))
-    begun = ~masked.all(axis=(1, 2))  # not wholly inside a frame
+    usable: Array = np.logical_not(masked.any(axis=(1, 2)))
+    begun: Array = np.logical_not(masked.all(axis=(1, 2)))  # not wholly inside a frame
     if not begun.any():
         return usable, "constant picture"
     # A frame touches few blocks; where most blocks have a constant quarter, that is the picture.
