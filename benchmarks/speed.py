@@ -13,12 +13,14 @@ import json
 import platform
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 import mdrn_plugin
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 def methods(noisy: NDArray[np.float32], threads: int) -> Iterator[tuple[str, Callable[[], Any]]]:
@@ -82,7 +84,8 @@ def main() -> None:
         print(json.dumps({**facts, "rows": rows}))
         return
     print(
-        f"{options.size} x {options.size} px, gray, {options.threads} threads, {facts['machine']}, torch {torch.__version__}\n"
+        f"{options.size} x {options.size} px, gray, {options.threads} threads, "
+        f"{facts['machine']}, torch {torch.__version__}\n"
     )
     print("| method | megapixels/s |\n|---|---|")
     for row in rows:

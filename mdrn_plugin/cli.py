@@ -432,7 +432,8 @@ def compare(a: Path, b: Path, as_json: bool) -> None:
     click.echo(f"PSNR     {found.psnr:.2f} dB")
     click.echo(f"SSIM     {found.ssim:.4f}")
     click.echo(
-        f"A - B    mean {found.mean:.6g}, std {found.std:.6g}, largest {found.largest:.6g} (units of the file)"
+        f"A - B    mean {found.mean:.6g}, std {found.std:.6g}, largest {found.largest:.6g} "
+        "(units of the file)"
     )
     h, v = found.correlation
     click.echo(f"         lag-1 correlation {h:.3f} horizontal, {v:.3f} vertical")

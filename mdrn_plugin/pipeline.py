@@ -18,7 +18,7 @@ from mdrn_plugin.noise import estimate_channels
 from mdrn_plugin.noise.profile import NoiseProfile
 from mdrn_plugin.picture import Picture, ValueRange, channel_spread
 from mdrn_plugin.plan import Facts, Machine, Options, Plan, parse_noise, resolve
-from mdrn_plugin.result import Result, check_residual, judge, as_rows_columns_samples
+from mdrn_plugin.result import Result, as_rows_columns_samples, check_residual, judge
 
 if TYPE_CHECKING:
     from mdrn_plugin.engine.run import Job, Progress, Stop
@@ -102,7 +102,42 @@ def denoise_picture(
     began = time.perf_counter()
     profiles = measure(picture, options)
     plan = make_plan(picture, profiles, options, zoo)
-    pixels, carried_out = _run(picture, plan, zoo, progress, stop)
+    result = carry_out(picture, profiles, plan, zoo=zoo, progress=progress, stop=stop)
+    return dataclasses.replace(result, seconds=time.perf_counter() - began)
+
+
+def carry_out(
+    picture: Picture,
+    profiles: tuple[NoiseProfile, ...],
+    plan: Plan,
+    *,
+    out: np.ndarray[Any, Any] | None = None,
+    zoo: Zoo | None = None,
+    progress: Progress | None = None,
+    stop: Stop | None = None,
+) -> Result:
+    """Do what a plan says; the second half of `denoise_picture`.
+
+    For front ends that show the plan before they run it, or run it on a part of the picture that
+    it was made for.
+
+    Parameters
+    ----------
+    picture : Picture
+        Never written to.
+    profiles : tuple of NoiseProfile
+        One per channel (C) of `picture`, as is ``plan.steps``.
+    plan : Plan
+        From `make_plan`.
+    out : ndarray, optional
+        Where to write the pixels: shape and dtype of ``picture.pixels``, such as a memory-mapped
+        file. A new array if left out.
+    zoo, progress, stop
+        As of `denoise_picture`.
+    """
+    began = time.perf_counter()
+    pixels = np.empty(picture.shape, picture.pixels.dtype) if out is None else out
+    carried_out = _run(picture, pixels, plan, zoo, progress, stop)
     denoised = dataclasses.replace(picture, pixels=pixels)
     check = check_residual(picture, denoised, profiles, plan.strength) if _does_something(plan) else None
     verdict, reasons = judge(check, profiles, carried_out.notes)
@@ -170,13 +205,17 @@ def _does_something(plan: Plan) -> bool:
 
 
 def _run(
-    picture: Picture, plan: Plan, zoo: Zoo | None, progress: Progress | None, stop: Stop | None
-) -> tuple[np.ndarray[Any, Any], Plan]:
+    picture: Picture,
+    out: np.ndarray[Any, Any],
+    plan: Plan,
+    zoo: Zoo | None,
+    progress: Progress | None,
+    stop: Stop | None,
+) -> Plan:
     from mdrn_plugin.engine.device import threads
     from mdrn_plugin.engine.run import count_tiles, run_plane
 
     jobs = [_job(picture, plan, k, zoo) for k in range(len(plan.steps))]
-    out = np.empty(picture.shape, picture.pixels.dtype)
     planes = list(picture.planes())
     height, width = picture.length("Y"), picture.length("X")
     passes = 1 if plan.joint else picture.colours
@@ -205,7 +244,7 @@ def _run(
             for part in [slice(None)] if plan.joint else [slice(s, s + 1) for s in range(picture.colours)]:
                 job = run_plane(before[..., part], after[..., part], job, tile_done=tile_done, stop=stop)
             jobs[channel] = job
-    return out, _as_carried_out(plan, jobs)
+    return _as_carried_out(plan, jobs)
 
 
 def _job(picture: Picture, plan: Plan, channel: int, zoo: Zoo | None) -> Job | None:

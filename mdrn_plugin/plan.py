@@ -154,7 +154,8 @@ class Plan:
         first = next((s for s in self.steps if s.model), None)
         if first is not None:
             lines.append(
-                f"network sees (value - {first.black:.6g}) * {first.gain:.6g}, noise {first.sigma_255:.1f}/255"
+                f"network sees (value - {first.black:.6g}) * {first.gain:.6g}, "
+                f"noise {first.sigma_255:.1f}/255"
             )
             lines.append(
                 f"tiles of {first.tile} px with a halo of {first.halo} px"

@@ -339,7 +339,7 @@ def test_output_that_cannot_be_written_stops_the_run_with_5(folder: Path, tmp_pa
     )
     assert done.returncode == 5, done.stderr
     assert "Traceback" not in done.stderr
-    assert [p.name for p in out.iterdir() if not p.name == ".mdrn"] == []
+    assert [p.name for p in out.iterdir() if p.name != ".mdrn"] == []
 
 
 def test_runs_without_home_cache_or_terminal(folder: Path, tmp_path: Path) -> None:

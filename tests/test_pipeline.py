@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
 import mdrn_plugin
 from mdrn_plugin.errors import BadOption, Cancelled, NotSupported
@@ -17,6 +16,9 @@ from mdrn_plugin.picture import Picture, decide_range
 from mdrn_plugin.pipeline import denoise_picture, provenance
 from mdrn_plugin.plan import Options
 from mdrn_plugin.result import check_residual, judge
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 def _scene(height: int = 96, width: int = 120) -> NDArray[np.float64]:

@@ -59,6 +59,9 @@ def _parser() -> argparse.ArgumentParser:
     ship = commands.add_parser("ship", help="put finished runs among the weights that ship")
     ship.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     ship.add_argument("--weights", type=Path, default=Path("weights"))
+    ship.add_argument(
+        "--recipes", type=Path, help="folder of the runs' recipes, if they are not the shipped ones"
+    )
     ship.set_defaults(run=_ship)
 
     recipes = commands.add_parser("recipes", help="list the shipped recipes")
@@ -124,7 +127,7 @@ def _data(options: argparse.Namespace) -> int:
 def _ship(options: argparse.Namespace) -> int:
     from .ship import ship
 
-    for name in ship(options.runs, options.weights):
+    for name in ship(options.runs, options.weights, options.recipes):
         print(name)
     return 0
 

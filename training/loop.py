@@ -234,14 +234,14 @@ class _Trainer:
         self.stop = True
 
     def _steps(self) -> None:
-        progress, recipe = self.progress, self.recipe
+        recipe = self.recipe
         saved = probe = time.monotonic()
         losses: list[float] = []
-        while progress.total == 0 or progress.step < progress.total:
+        while self.progress.total == 0 or self.progress.step < self.progress.total:
             began = time.monotonic()
-            if progress.total == 0 and progress.step == _PROBE[0]:
+            if self.progress.total == 0 and self.progress.step == _PROBE[0]:
                 probe = began
-            if progress.total == 0 and progress.step == _PROBE[1]:
+            if self.progress.total == 0 and self.progress.step == _PROBE[1]:
                 self._choose_total((began - probe) / (_PROBE[1] - _PROBE[0]))
             loss = self._one_step()
             if not math.isfinite(loss):
@@ -249,26 +249,27 @@ class _Trainer:
                 losses.clear()
                 continue
             losses.append(loss)
-            progress.step += 1
-            progress.seconds += time.monotonic() - began
-            if progress.step % _LOG_EVERY == 0:
+            self.progress.step += 1
+            self.progress.seconds += time.monotonic() - began
+            if self.progress.step % _LOG_EVERY == 0:
                 mean = sum(losses) / len(losses)
                 losses.clear()
                 if self._is_spike(mean):
                     self._step_back()
                     continue
                 self._note(loss=mean)
-            if progress.step % recipe.validate_every == 0 or progress.step == progress.total:
+            if self.progress.step % recipe.validate_every == 0 or self.progress.step == self.progress.total:
                 self._validate()
-            if progress.step == self.options.stop_after_step:
+            if self.progress.step == self.options.stop_after_step:
                 os.kill(os.getpid(), signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
             # Only at log lines: the mean in each line is then of the same steps in every run.
             due = time.monotonic() - saved > 60 * self.options.checkpoint_minutes
-            if (due or self.stop) and progress.step % _LOG_EVERY == 0 and progress.total:
+            if (due or self.stop) and self.progress.step % _LOG_EVERY == 0 and self.progress.total:
                 self.save()
                 saved = time.monotonic()
-            if self.stop and progress.step % _LOG_EVERY == 0:
-                raise Stopped(f"{recipe.name}: stopped at step {progress.step}; --resume goes on from there")
+            if self.stop and self.progress.step % _LOG_EVERY == 0:
+                step = self.progress.step
+                raise Stopped(f"{recipe.name}: stopped at step {step}; --resume goes on from there")
 
     def _one_step(self) -> float:
         recipe, step = self.recipe, self.progress.step
@@ -278,10 +279,10 @@ class _Trainer:
         noisy = noisy.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16):
             loss = self.loss(self.network(noisy), clean, sigma)
-        loss.backward()  # type: ignore[no-untyped-call]
         value = float(loss.detach())
         if not math.isfinite(value):
-            return value
+            return value  # before the gradients are touched: they would stay NaN
+        loss.backward()  # type: ignore[no-untyped-call]
         factor = rate_at(step, self.progress.total or 10**9, recipe.warm_up) * self.progress.rate_factor
         self.optimizer.step(recipe.muon_rate * factor, recipe.adam_rate * factor)
         keep = min(recipe.ema, (1 + step) / (10 + step))

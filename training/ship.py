@@ -24,7 +24,7 @@ LICENCES = {
 }
 
 
-def ship(runs: list[Path], weights: Path) -> list[str]:
+def ship(runs: list[Path], weights: Path, recipes: Path | None = None) -> list[str]:
     """Copy the results of finished runs into `weights` and enter them into its manifest.
 
     Parameters
@@ -33,6 +33,8 @@ def ship(runs: list[Path], weights: Path) -> list[str]:
         Folders of finished runs (with ``entry.json``).
     weights : Path
         Folder with ``manifest.json``; made if it is missing.
+    recipes : Path, optional
+        Folder of the recipes that the runs used; default: those shipped.
 
     Returns
     -------
@@ -56,11 +58,14 @@ def ship(runs: list[Path], weights: Path) -> list[str]:
             entry = json.loads((run / "entry.json").read_text(encoding="utf-8"))
             data = (run / entry["file"]).read_bytes()
         except OSError as error:
-            raise BadOption(f"{run}: not a finished run ({error.strerror}); run it to its end first") from error
+            raise BadOption(
+                f"{run}: not a finished run ({error.strerror}); run it to its end first"
+            ) from error
         if hashlib.sha256(data).hexdigest() != entry["sha256"]:
             raise BadOption(f"{run}: weights and entry.json do not belong together; run it again")
         blocks = entry["settings"]["blocks"]
-        entry["tier"] = load_recipe(entry["name"]).tier
+        name = entry["name"]
+        entry["tier"] = load_recipe(name if recipes is None else str(recipes / f"{name}.toml")).tier
         entry["stride"] = STRIDE
         entry["halo"] = exact_halo(blocks)
         entry["default_halo"] = _DEFAULT_HALO.get(blocks, entry["halo"])

@@ -138,7 +138,8 @@ class Ledger:
             os.fsync(self._descriptor)
         except OSError as error:
             raise OutputUnusable(
-                f"{self._file}: cannot be written ({error.strerror}); free some space or choose another folder"
+                f"{self._file}: cannot be written ({error.strerror}); "
+                "free some space or choose another folder"
             ) from error
 
     def _name(self, target: Path) -> str:

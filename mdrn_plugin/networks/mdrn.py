@@ -168,7 +168,8 @@ def exact_halo(blocks: int) -> int:
     for level in reversed(range(LEVELS - 1)):  # X[2,0] up to X[0,0], block edges coincide
         reach += 2 * blocks * (1 << level)
     reach += 1  # head
-    return -(-(reach - last) // STRIDE) * STRIDE
+    halo: int = -(-(reach - last) // STRIDE) * STRIDE
+    return halo
 
 
 class FoldedMDRN(nn.Module):

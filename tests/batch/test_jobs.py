@@ -90,7 +90,7 @@ def test_collect_output_equal_to_input_is_refused(
     _touch(tmp_path / "in/a.tif")
     monkeypatch.chdir(tmp_path / "in")
     folder = tmp_path / out if out == "in" else Path(".")
-    with pytest.raises(BadOption, match="replace the input|output folder itself"):
+    with pytest.raises(BadOption, match=r"replace the input|output folder itself"):
         collect([str(tmp_path / "in/a.tif")], folder, suffixes=SUFFIXES)
     with pytest.raises(BadOption, match="output folder itself"):
         collect([str(tmp_path / "in")], folder, suffixes=SUFFIXES)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mdrn_plugin.engine import run as engine
@@ -17,6 +16,9 @@ from mdrn_plugin.engine.ensemble import eightfold
 from mdrn_plugin.engine.run import Job, run_plane
 from mdrn_plugin.errors import BadOption, Cancelled, OutOfMemory
 from mdrn_plugin.networks.mdrn import MDRN, FoldedMDRN, exact_halo
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 def _network(colours: int = 1, blocks: int = 1) -> FoldedMDRN:
