@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mdrn_plugin.errors import BadOption
-from mdrn_plugin.result import as_rows_columns_samples
+from mdrn_plugin.picture import as_rows_columns_samples
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

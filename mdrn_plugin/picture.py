@@ -252,3 +252,22 @@ def channel_spread(picture: Picture) -> tuple[tuple[float, float], ...]:
         low, high = np.percentile(values, _BULK) if values.size else (0.0, 0.0)
         spreads.append((float(low), float(high)))
     return tuple(spreads)
+
+
+def as_rows_columns_samples(plane: NDArray[Any], axes: str, alpha: bool) -> NDArray[Any]:
+    """Return a view of a plane as rows, columns, samples, without alpha.
+
+    Parameters
+    ----------
+    plane : ndarray
+        Axes as in `axes`: Y, X and perhaps S in any order.
+    axes : str
+        Letters of its dimensions.
+    alpha : bool
+        The last sample is opacity.
+    """
+    if "S" not in axes:
+        view = plane.transpose([axes.index(a) for a in "YX"])[..., None]
+    else:
+        view = plane.transpose([axes.index(a) for a in "YXS"])
+    return view[..., :-1] if alpha else view

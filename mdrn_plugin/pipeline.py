@@ -18,10 +18,10 @@ from mdrn_plugin.noise import estimate_channels
 from mdrn_plugin.noise.profile import NoiseProfile
 from mdrn_plugin.picture import Picture, ValueRange, channel_spread
 from mdrn_plugin.plan import Facts, Machine, Options, Plan, parse_noise, resolve
-from mdrn_plugin.result import Result, as_rows_columns_samples, check_residual, judge
+from mdrn_plugin.result import Result, check_residual, judge
 
 if TYPE_CHECKING:
-    from mdrn_plugin.engine.run import Job, Progress, Stop
+    from mdrn_plugin.engine.run import Progress, Stop
     from mdrn_plugin.zoo import Zoo
 
 
@@ -135,9 +135,12 @@ def carry_out(
     zoo, progress, stop
         As of `denoise_picture`.
     """
+    from mdrn_plugin.engine.planes import run_plan
+    from mdrn_plugin.zoo import shipped
+
     began = time.perf_counter()
     pixels = np.empty(picture.shape, picture.pixels.dtype) if out is None else out
-    carried_out = _run(picture, pixels, plan, zoo, progress, stop)
+    carried_out = run_plan(picture, pixels, plan, zoo or shipped(), progress=progress, stop=stop)
     denoised = dataclasses.replace(picture, pixels=pixels)
     check = check_residual(picture, denoised, profiles, plan.strength) if _does_something(plan) else None
     verdict, reasons = judge(check, profiles, carried_out.notes)
@@ -202,85 +205,3 @@ def provenance(plan: Plan) -> str:
 
 def _does_something(plan: Plan) -> bool:
     return any(step.model for step in plan.steps)
-
-
-def _run(
-    picture: Picture,
-    out: np.ndarray[Any, Any],
-    plan: Plan,
-    zoo: Zoo | None,
-    progress: Progress | None,
-    stop: Stop | None,
-) -> Plan:
-    from mdrn_plugin.engine.device import threads
-    from mdrn_plugin.engine.run import count_tiles, run_plane
-
-    jobs = [_job(picture, plan, k, zoo) for k in range(len(plan.steps))]
-    planes = list(picture.planes())
-    height, width = picture.length("Y"), picture.length("X")
-    passes = 1 if plan.joint else picture.colours
-    total = done = 0
-    for index in planes:
-        job = jobs[picture.channel_of(index)]
-        total += passes * count_tiles(height, width, job) if job else 0
-
-    def tile_done() -> None:
-        nonlocal done
-        done = min(done + 1, total)
-        if progress is not None:
-            progress(done, total)
-
-    with threads(plan.threads):
-        for index in planes:
-            source = np.asarray(picture.pixels[index])
-            channel = picture.channel_of(index)
-            job = jobs[channel]
-            if job is None or picture.alpha:
-                out[index] = source
-            if job is None:
-                continue
-            before = as_rows_columns_samples(source, picture.plane_axes, picture.alpha)
-            after = as_rows_columns_samples(out[index], picture.plane_axes, picture.alpha)
-            for part in [slice(None)] if plan.joint else [slice(s, s + 1) for s in range(picture.colours)]:
-                job = run_plane(before[..., part], after[..., part], job, tile_done=tile_done, stop=stop)
-            jobs[channel] = job
-    return _as_carried_out(plan, jobs)
-
-
-def _job(picture: Picture, plan: Plan, channel: int, zoo: Zoo | None) -> Job | None:
-    from mdrn_plugin.engine.run import Job
-    from mdrn_plugin.zoo import shipped
-
-    step = plan.steps[channel]
-    if step.model is None:
-        return None
-    return Job(
-        network=(zoo or shipped()).load(step.model),
-        black=step.black,
-        gain=step.gain,
-        tile=step.tile,
-        halo=step.halo,
-        stride=step.stride,
-        ensemble=plan.ensemble,
-        device=plan.device,
-        precision=plan.precision,
-        strength=plan.strength,
-        saturate=plan.saturate,
-        fill=step.black + 0.5 / step.gain,
-        user_tile=plan.user_tile,
-    )
-
-
-def _as_carried_out(plan: Plan, jobs: list[Job | None]) -> Plan:
-    """Return the plan with what changed when memory ran out."""
-    steps = tuple(
-        step if job is None or job.tile == step.tile else dataclasses.replace(step, tile=job.tile)
-        for step, job in zip(plan.steps, jobs, strict=True)
-    )
-    devices = {job.device for job in jobs if job}
-    changed = steps != plan.steps or not devices <= {plan.device}
-    if not changed:
-        return plan
-    device = "cpu" if "cpu" in devices else plan.device
-    note = f"memory ran out: went on with tiles of {min(s.tile for s in steps)} px on {device}"
-    return dataclasses.replace(plan, steps=steps, device=device, notes=(*plan.notes, note))

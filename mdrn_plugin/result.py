@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mdrn_plugin.picture import as_rows_columns_samples
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -175,22 +177,3 @@ def _start(length: int, k: int, count: int) -> int:
     if count == 1:
         return max(0, (length - _WINDOW) // 2)
     return max(0, (length - _WINDOW) * k // (count - 1))
-
-
-def as_rows_columns_samples(plane: NDArray[Any], axes: str, alpha: bool) -> NDArray[Any]:
-    """Return a view of a plane as rows, columns, samples, without alpha.
-
-    Parameters
-    ----------
-    plane : ndarray
-        Axes as in `axes`: Y, X and perhaps S in any order.
-    axes : str
-        Letters of its dimensions.
-    alpha : bool
-        The last sample is opacity.
-    """
-    if "S" not in axes:
-        view = plane.transpose([axes.index(a) for a in "YX"])[..., None]
-    else:
-        view = plane.transpose([axes.index(a) for a in "YXS"])
-    return view[..., :-1] if alpha else view

@@ -1,0 +1,118 @@
+"""Carrying out a plan: every plane of a picture, channel by channel, into an array."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mdrn_plugin.engine.device import threads
+from mdrn_plugin.engine.run import Job, count_tiles, run_plane
+from mdrn_plugin.picture import as_rows_columns_samples
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from mdrn_plugin.engine.run import Progress, Stop
+    from mdrn_plugin.picture import Picture
+    from mdrn_plugin.plan import Plan, Step
+    from mdrn_plugin.zoo import Zoo
+
+
+def run_plan(
+    picture: Picture,
+    out: NDArray[Any],
+    plan: Plan,
+    zoo: Zoo,
+    *,
+    progress: Progress | None = None,
+    stop: Stop | None = None,
+) -> Plan:
+    """Denoise a picture into `out` as the plan says.
+
+    Parameters
+    ----------
+    picture : Picture
+        Never written to.
+    out : ndarray
+        Shape and dtype of ``picture.pixels``; alpha is copied into it.
+    plan : Plan
+        One step per channel (C).
+    zoo : Zoo
+        Where the plan's models are.
+    progress : callable, optional
+        Called with (tiles done, tiles in all).
+    stop : callable, optional
+        Asked between tiles.
+
+    Returns
+    -------
+    Plan
+        As it was carried out: smaller tiles or another device if memory ran out, with a note.
+    """
+    jobs = [_job(plan, step, zoo) for step in plan.steps]
+    planes = list(picture.planes())
+    height, width = picture.length("Y"), picture.length("X")
+    passes = 1 if plan.joint else picture.colours
+    total = done = 0
+    for index in planes:
+        job = jobs[picture.channel_of(index)]
+        total += passes * count_tiles(height, width, job) if job else 0
+
+    def tile_done() -> None:
+        nonlocal done
+        done = min(done + 1, total)
+        if progress is not None:
+            progress(done, total)
+
+    with threads(plan.threads):
+        for index in planes:
+            source = np.asarray(picture.pixels[index])
+            channel = picture.channel_of(index)
+            job = jobs[channel]
+            if job is None or picture.alpha:
+                out[index] = source
+            if job is None:
+                continue
+            before = as_rows_columns_samples(source, picture.plane_axes, picture.alpha)
+            after = as_rows_columns_samples(out[index], picture.plane_axes, picture.alpha)
+            for part in [slice(None)] if plan.joint else [slice(s, s + 1) for s in range(picture.colours)]:
+                job = run_plane(before[..., part], after[..., part], job, tile_done=tile_done, stop=stop)
+            jobs[channel] = job
+    return _as_carried_out(plan, jobs)
+
+
+def _job(plan: Plan, step: Step, zoo: Zoo) -> Job | None:
+    if step.model is None:
+        return None
+    return Job(
+        network=zoo.load(step.model),
+        black=step.black,
+        gain=step.gain,
+        tile=step.tile,
+        halo=step.halo,
+        stride=step.stride,
+        ensemble=plan.ensemble,
+        device=plan.device,
+        precision=plan.precision,
+        strength=plan.strength,
+        saturate=plan.saturate,
+        fill=step.black + 0.5 / step.gain,
+        user_tile=plan.user_tile,
+    )
+
+
+def _as_carried_out(plan: Plan, jobs: list[Job | None]) -> Plan:
+    """Return the plan with what changed when memory ran out."""
+    steps = tuple(
+        step if job is None or job.tile == step.tile else dataclasses.replace(step, tile=job.tile)
+        for step, job in zip(plan.steps, jobs, strict=True)
+    )
+    devices = {job.device for job in jobs if job}
+    changed = steps != plan.steps or not devices <= {plan.device}
+    if not changed:
+        return plan
+    device = "cpu" if "cpu" in devices else plan.device
+    note = f"memory ran out: went on with tiles of {min(s.tile for s in steps)} px on {device}"
+    return dataclasses.replace(plan, steps=steps, device=device, notes=(*plan.notes, note))
