@@ -11,6 +11,7 @@ wavelet estimate stands beside ours.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import sys
 import time
@@ -136,11 +137,9 @@ def _best(call: Callable[[], object], runs: int = 3) -> float:
 
 
 def _peer() -> Callable[[Any], float] | None:
-    try:
-        import pywt  # noqa: F401
-        from skimage.restoration import estimate_sigma
-    except ImportError:
-        return None
+    if importlib.util.find_spec("pywt") is None or importlib.util.find_spec("skimage") is None:
+        return None  # its estimate needs PyWavelets
+    from skimage.restoration import estimate_sigma
 
     def joint(x_HWC: Any) -> float:
         each = estimate_sigma(x_HWC.astype(np.float32), channel_axis=-1)
