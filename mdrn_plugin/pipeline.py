@@ -143,7 +143,7 @@ def carry_out(
     carried_out = run_plan(picture, pixels, plan, zoo or shipped(), progress=progress, stop=stop)
     denoised = dataclasses.replace(picture, pixels=pixels)
     check = check_residual(picture, denoised, profiles, plan.strength) if _does_something(plan) else None
-    verdict, reasons = judge(check, profiles, carried_out.notes)
+    verdict, reasons = judge(check, carried_out.doubts)
     return Result(denoised, profiles, carried_out, check, verdict, reasons, time.perf_counter() - began)
 
 

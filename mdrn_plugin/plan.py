@@ -143,7 +143,8 @@ class Plan:
     strength: float
     saturate: tuple[int, int] | None
     user_tile: bool
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # worth knowing
+    doubts: tuple[str, ...] = ()  # reasons not to trust the result
 
     def explain(self) -> str:
         """Return the plan in about five lines."""
@@ -164,6 +165,7 @@ class Plan:
             )
         lines.append(f"{self.device}, {self.precision}, {self.threads} threads")
         lines.extend(f"note: {note}" for note in self.notes)
+        lines.extend(f"doubt: {doubt}" for doubt in self.doubts)
         return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
@@ -233,14 +235,15 @@ def resolve(
         ``options.model`` cannot do this picture; the zoo has no model for it.
     """
     notes: list[str] = []
+    doubts: list[str] = []
     joint = facts.samples_joint and _has_colour(zoo, options)
     if facts.samples_joint and not joint:
         notes.append("no colour model of that kind: each colour is denoised by itself")
     steps = tuple(
-        _step(facts, spread, profile, joint, options, zoo, machine, notes)
+        _step(facts, spread, profile, joint, options, zoo, machine, notes, doubts)
         for spread, profile in zip(facts.spread, profiles, strict=True)
     )
-    notes.extend(p.doubt for p in profiles if p.doubt)
+    doubts.extend(p.doubt for p in profiles if p.doubt)
     return Plan(
         steps=steps,
         joint=joint,
@@ -252,6 +255,7 @@ def resolve(
         saturate=_saturation(facts),
         user_tile=options.tile is not None,
         notes=tuple(dict.fromkeys(notes)),
+        doubts=tuple(dict.fromkeys(doubts)),
     )
 
 
@@ -270,6 +274,7 @@ def _step(
     zoo: Zoo,
     machine: Machine,
     notes: list[str],
+    doubts: list[str],
 ) -> Step:
     unit = facts.range.white - facts.range.black
     sigma_dn = _pooled(profile.sigma) * unit
@@ -278,12 +283,12 @@ def _step(
     if options.model is None and (sigma_255 < _NO_NOISE_255 or options.strength == 0):
         reason = "no noise found, passed through" if options.strength else "strength 0, passed through"
         return Step(None, "", sigma_255, black, gain, _TILE_CPU, 0, 8, reason)
-    descriptor, reason = choose_model(zoo, 3 if joint else 1, options, sigma_255, notes)
+    descriptor, reason = choose_model(zoo, 3 if joint else 1, options, sigma_255, notes, doubts)
     top = max(d.band_255[1] for d in zoo.descriptors if d.colours == descriptor.colours)
     limit = descriptor.trained_255[1] if options.model else top
     if sigma_255 > limit:
         gain *= limit / sigma_255
-        notes.append(
+        doubts.append(
             f"noise {sigma_255:.0f}/255 is above the models' range: contrast reduced before the network"
         )
         sigma_255 = limit
@@ -302,7 +307,7 @@ def _step(
 
 
 def choose_model(
-    zoo: Zoo, colours: int, options: Options, sigma_255: float, notes: list[str]
+    zoo: Zoo, colours: int, options: Options, sigma_255: float, notes: list[str], doubts: list[str]
 ) -> tuple[Descriptor, str]:
     """Return the model for a noise level, and why.
 
@@ -318,7 +323,7 @@ def choose_model(
             )
         low, high = descriptor.trained_255
         if not low <= sigma_255 <= high:
-            notes.append(
+            doubts.append(
                 f"{descriptor.name} was trained on noise {low:g} to {high:g}, this is {sigma_255:.1f}"
             )
         return descriptor, "chosen by the user"

@@ -78,11 +78,9 @@ def check_residual(
     return sums.check(unit)
 
 
-def judge(
-    check: ResidualCheck | None, profiles: tuple[NoiseProfile, ...], notes: tuple[str, ...]
-) -> tuple[str, tuple[str, ...]]:
+def judge(check: ResidualCheck | None, doubts: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
     """Return a plain verdict and its reasons."""
-    reasons = list(notes)
+    reasons = list(doubts)
     bad = False
     if check is not None:
         strongest = max(abs(c) for c in check.correlation)

@@ -237,7 +237,7 @@ def test_judge_lost_structure_is_not_good() -> None:
     check = check_residual(before, after, profiles, 1.0)
     assert check is not None
     assert check.std > 1.5
-    verdict, reasons = judge(check, profiles, ())
+    verdict, reasons = judge(check, ())
     assert verdict == "do not trust"
     assert any("structure" in reason for reason in reasons)
 
@@ -250,7 +250,7 @@ def test_judge_shifted_brightness_is_not_good() -> None:
     check = check_residual(before, after, (NoiseProfile((0.05,)),), 1.0)
     assert check is not None
     assert check.drift == pytest.approx(0.03, abs=0.01)
-    assert judge(check, (), ())[0] == "do not trust"
+    assert judge(check, ())[0] == "do not trust"
 
 
 def test_judge_perfect_result_is_good() -> None:
@@ -260,7 +260,7 @@ def test_judge_perfect_result_is_good() -> None:
     before, after = (Picture(p, "YX", decide_range(p)) for p in (noisy, clean))
     check = check_residual(before, after, (NoiseProfile((0.1,)),), 1.0)
     assert check is not None
-    assert judge(check, (), ())[0] == "good"
+    assert judge(check, ())[0] == "good"
 
 
 def test_provenance_has_model_and_no_clock_or_path() -> None:

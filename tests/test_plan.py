@@ -68,7 +68,7 @@ def test_resolve_noise_above_the_range_reduces_contrast_and_says_so() -> None:
     assert plan.steps[0].model == "mdrn-2b-gray-60-90"
     assert plan.steps[0].gain == pytest.approx(0.5)
     assert plan.steps[0].sigma_255 == pytest.approx(90)
-    assert any("above the models' range" in note for note in plan.notes)
+    assert any("above the models' range" in doubt for doubt in plan.doubts)
 
 
 def test_resolve_no_noise_passes_through() -> None:
@@ -141,7 +141,7 @@ def test_resolve_best_plus_is_an_ensemble_of_eight() -> None:
 def test_resolve_named_model_is_obeyed_with_a_warning_outside_its_range() -> None:
     plan = _resolve(50, Options(model="mdrn-2b-gray-0-10"))
     assert plan.steps[0].model == "mdrn-2b-gray-0-10"
-    assert any("trained on noise 0 to 12" in note for note in plan.notes)
+    assert any("trained on noise 0 to 12" in doubt for doubt in plan.doubts)
 
 
 def test_resolve_unknown_model_lists_those_there_are() -> None:
@@ -162,7 +162,7 @@ def test_resolve_colour_model_on_gray_picture_is_refused() -> None:
 def test_resolve_doubts_of_the_estimate_reach_the_plan() -> None:
     profile = NoiseProfile((25 / 255,), doubt="the noise is correlated")
     plan = resolve(_facts(), (profile,), Options(), ZOO, MACHINE)
-    assert "the noise is correlated" in plan.notes
+    assert plan.doubts == ("the noise is correlated",)
 
 
 def test_resolve_12_bit_saturates_at_its_white() -> None:

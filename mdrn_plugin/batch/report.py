@@ -23,8 +23,9 @@ def line(outcome: Outcome) -> str:
         return f"skipped  {outcome.source}: {outcome.reason}"
     result = outcome.result
     assert result is not None
-    levels = ", ".join(f"{255 * s:.1f}" for p in result.profiles for s in p.sigma[:4])
-    text = f"done     {outcome.source}: noise {levels} of 255, {outcome.seconds:.1f} s"
+    # On the scale of the network: a dim 16-bit picture would read 0.0 of 255 otherwise.
+    levels = ", ".join(f"{step.sigma_255:.1f}" for step in result.plan.steps)
+    text = f"done     {outcome.source}: noise {levels}/255, {outcome.seconds:.1f} s"
     if result.verdict != "good":
         text += f"; {result.verdict}: {result.reasons[0]}"
     return text
