@@ -20,14 +20,16 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 import mdrn_plugin
 from mdrn_plugin.compare import ssim
 from mdrn_plugin.zoo import shipped
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 # Published PSNR of others, for the same sets and levels; sources in docs/benchmarks.md.
 PUBLISHED: dict[str, dict[str, dict[int, float]]] = {
