@@ -11,6 +11,7 @@ import numpy as np
 from magicgui.widgets import CheckBox, ComboBox, Container, FloatSlider, ProgressBar, PushButton
 from napari.layers import Image
 from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QAbstractSpinBox
 
 from mdrn_plugin.errors import Cancelled, MdrnError
 from mdrn_plugin.viewer import layers, preferences, running, work
@@ -109,6 +110,8 @@ class DenoiseWidget(Container):
         self.status = text()
         self.verdict = text()
         form = rows(self.layer, *self.form.rows, self.apply, self.axes)
+        for readout in self.split.native.findChildren(QAbstractSpinBox):
+            readout.setFixedWidth(0)
         looking = Container(widgets=[self.preview, self.hold], layout="horizontal", labels=False)
         self.comparing = rows(self.split)
         buttons = Container(widgets=[self.run, self.cancel], layout="horizontal", labels=False)

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from magicgui.widgets import ComboBox, Container, FloatSpinBox, Label, Widget
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QComboBox, QSizePolicy
+from qtpy.QtWidgets import QComboBox, QLabel, QSizePolicy
 
 from mdrn_plugin.plan import QUALITIES, Options
 
 if TYPE_CHECKING:
     from mdrn_plugin.viewer.preferences import Preferences
+
+_LABEL_PX = 72
 
 _NOISE = [("measure it", "auto"), ("given, of 255", ""), ("given, in pixel values", "dn")]
 
@@ -93,7 +95,14 @@ def rows(*widgets: Widget) -> Container[Widget]:
     """Return a container of labelled rows, the labels of equal width."""
     container: Container[Widget] = Container()
     container.margins = (0, 0, 0, 0)
-    container.extend(widgets)  # given to the constructor, their labels would be of any width
+    container.extend(widgets)
+    layout: Any = container.native.layout()
+    for k in range(layout.count()):
+        row = layout.itemAt(k).widget().layout()
+        label = row.itemAt(0).widget() if row is not None and row.count() else None
+        # magicgui measures the labels in another font than napari's.
+        if isinstance(label, QLabel):
+            label.setFixedWidth(_LABEL_PX)
     return container
 
 
