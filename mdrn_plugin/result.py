@@ -116,8 +116,9 @@ class _Sums:
         self.residuals: list[NDArray[np.float64]] = []
 
     def add(self, before: NDArray[Any], after: NDArray[Any], sigma_dn: float, strength: float) -> None:
+        usable = np.isfinite(before) & np.isfinite(after)
+        before, after = np.where(usable, before, 0.0), np.where(usable, after, 0.0)
         residual = (before.astype(np.float64) - after) / strength
-        residual[~np.isfinite(residual)] = 0
         r = residual / sigma_dn
         self.count += r.size
         self.square += float((r * r).sum())

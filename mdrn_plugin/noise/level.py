@@ -65,6 +65,10 @@ _ROUNDS = 30  # of the fixed point for clipped noise; 2 to 10 are needed for 0.1
 _BLOCKS = 20_000  # per channel, over all planes; then 400 flat blocks, 0.5 % sampling error
 _FLAT_PX = 512  # pixels, counting overlaps once, that the flat blocks cover at least
 
+# Masks and line art: with nearly every pixel at black or white nothing tells how far beyond the noise
+# reached (the fixed point ran off to five times the range), so it is measured as it is.
+_TWO_VALUED = 0.9
+
 _CLIP_MATTERS = 1e-3  # share of clipped pixels in the usable blocks that calls for the clipped law
 _NOISE_MAX = 100 / 255  # noise the models are made for
 
@@ -195,8 +199,10 @@ def measure(parts: Sequence[Array], *, low: float | None = None, high: float | N
     b_CNP, area = gather(parts, side, _BLOCKS, offset, scale)
     edges = tuple((v - offset) / scale if v is not None else math.nan for v in (low, high))
     rounding = (quantum / scale) ** 2 / 12.0
-    found = [_level(b_NP, side, area, edges, rounding) for b_NP in b_CNP]
     clipped = float(np.mean(at_edge(b_CNP, edges)))
+    if clipped > _TWO_VALUED:
+        edges = (math.nan, math.nan)
+    found = [_level(b_NP, side, area, edges, rounding) for b_NP in b_CNP]
     sigma = np.array([f.sigma for f in found]) * scale
     doubt = list(dict.fromkeys(f.doubt for f in found if f.doubt))
     if b_CNP.shape[1] * area / side**2 < FEW_BLOCKS:

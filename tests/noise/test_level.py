@@ -379,3 +379,13 @@ def test_sigma_bsd68_median_3_and_95th_percentile_12_percent(sigma):
 def test_estimate_kodak_as_it_is_reads_at_most_two_and_a_half():
     found = [max(estimate_noise(picture(x)).sigma) for x in bench("Kodak24")]
     assert max(found) <= 2.5 / 255
+
+
+def test_estimate_sigma_mask_of_two_values_stays_within_its_range() -> None:
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:96, :96]
+    mask = (np.hypot(y - 48, x - 48) < 30) ^ (rng.random((96, 96)) < 0.02)
+    picture = Picture(mask, "YX", decide_range(mask))
+    profile = estimate_noise(picture)
+    assert profile.sigma[0] < 0.5
+    assert "mostly clipped" in profile.doubt
