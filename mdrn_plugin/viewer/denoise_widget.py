@@ -54,6 +54,9 @@ class DenoiseWidget(Container):
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
         super().__init__(labels=False)
         self._viewer = napari_viewer
+        # viewer.camera until napari 0.8.
+        scene = getattr(napari_viewer, "scene", None)
+        self._camera = scene.camera if scene is not None else napari_viewer.camera
         self._closed = False
         self._finding: work.Finding | None = None
         self._finding_of: Any = None  # the layer
@@ -154,8 +157,8 @@ class DenoiseWidget(Container):
         events.removed.connect(self._refresh_choices)
         self._viewer.dims.events.current_step.connect(self._on_view)
         self._viewer.dims.events.ndisplay.connect(self._on_view)
-        self._viewer.camera.events.zoom.connect(self._on_view)
-        self._viewer.camera.events.center.connect(self._on_view)
+        self._camera.events.zoom.connect(self._on_view)
+        self._camera.events.center.connect(self._on_view)
         self.native.destroyed.connect(functools.partial(DenoiseWidget._on_destroyed, self))
 
     def _on_destroyed(self, *_: object) -> None:
@@ -171,8 +174,8 @@ class DenoiseWidget(Container):
             (viewer.layers.events.removed, self._refresh_choices),
             (viewer.dims.events.current_step, self._on_view),
             (viewer.dims.events.ndisplay, self._on_view),
-            (viewer.camera.events.zoom, self._on_view),
-            (viewer.camera.events.center, self._on_view),
+            (self._camera.events.zoom, self._on_view),
+            (self._camera.events.center, self._on_view),
         ):
             emitter.disconnect(slot)
         self._follow(None)
@@ -372,7 +375,7 @@ class DenoiseWidget(Container):
         layer, shown, source = self.layer.value, self._shown, self._shown_source
         if self._closed or shown is None or source is None or layer is None or not self.preview.value:
             return
-        pixel = self._viewer.camera.zoom * float(np.min(np.abs(layer.scale)))
+        pixel = self._camera.zoom * float(np.min(np.abs(layer.scale)))
         pixels = work.split(
             shown, float(self.split.value), source.axes, max(1, math.ceil(1 / pixel)), _white(layer, shown)
         )
