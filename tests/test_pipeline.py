@@ -62,6 +62,30 @@ def test_denoise_dim_16_bit_is_denoised() -> None:
     assert np.std(out - clean) < 0.5 * np.std(noisy - clean)
 
 
+def test_exact_tiled_equals_whole_and_default_halo_is_near() -> None:
+    noisy, _ = _noisy(25, height=232, width=180)
+    picture = Picture(noisy, "YX", decide_range(noisy))
+
+    def run(**wish: Any) -> NDArray[Any]:
+        out = denoise_picture(picture, Options(noise="25", **wish)).picture.pixels
+        return np.asarray(out)
+
+    whole = run(exact=True, tile=512)
+    assert np.abs(run(exact=True, tile=64) - whole).max() <= 1e-6
+    near = run(precision="fp32", tile=64)
+    assert (near - whole).std() <= 1e-4 * (whole - noisy).std()
+
+
+def test_bf16_costs_next_to_nothing() -> None:
+    noisy, clean = _noisy(25, height=192, width=192)
+    picture = Picture(noisy, "YX", decide_range(noisy))
+    fp32, bf16 = (
+        denoise_picture(picture, Options(noise="25", precision=p)).picture.pixels for p in ("fp32", "bf16")
+    )
+    assert (fp32 - bf16).std() <= 0.02 * (fp32 - noisy).std()
+    assert _psnr(fp32, clean) - _psnr(bf16, clean) <= 0.01
+
+
 def test_denoise_input_is_not_written_to() -> None:
     noisy, _ = _noisy(25)
     noisy.setflags(write=False)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import importlib.util
 import sys
 from pathlib import Path
-from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 import mdrn_plugin
 from mdrn_plugin.zoo import shipped
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 pytestmark = pytest.mark.data
 
