@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from mdrn_plugin.plan import Options
 
 _DEBOUNCE_MS = 400
-_REFRESH_MS = 100
+_REFRESH_MS = 200
+_LOOKING = "Looking for pictures …"
 _FOLDER = FileDialogMode.EXISTING_DIRECTORY
 _COLUMNS = ("File", "State", "Details")
 
@@ -334,7 +335,7 @@ class BatchWidget(Container):
         errand = self.errand()
         if self._errand is not None and _finds_the_same(self._errand, errand):
             return
-        self.status.value = "Looking for pictures …"
+        self.status.value = _LOOKING
         self._lister.submit(lambda stop: (errand, errand.collect()))
 
     def _listed(self, found: tuple[Errand, batch_jobs.Jobs]) -> None:
@@ -406,6 +407,7 @@ class BatchWidget(Container):
         else:
             self._gate.go_on()
             self.pause.text = "Pause"
+            self.status.value = ""
 
     def _on_stop(self, _: object = None) -> None:
         if self._runner.busy:
@@ -419,7 +421,7 @@ class BatchWidget(Container):
         self.progress.visible = running_now
         self.progress.value = 0
         if running_now:
-            self.status.value = "Looking for pictures …"
+            self.status.value = _LOOKING
             self._refresh_timer.start()
         else:
             self._refresh_timer.stop()
@@ -448,8 +450,10 @@ class BatchWidget(Container):
                 share = 0.0
         count = max(1, len(self.model.rows))
         self.progress.value = int(100 * min(1.0, (len(self._outcomes) + share) / count))
-        if self.pause.text == "Pause" and self.status.value != "Stopping …":
-            self.status.value = f"{len(self._outcomes)} of {len(self.model.rows)} files"
+        if self.status.value == _LOOKING:
+            self.status.value = ""
+        # A label would have the whole window laid out anew each time.
+        self.progress.native.setFormat(f"{len(self._outcomes)} of {len(self.model.rows)} files")
 
     def _finish(self) -> None:
         while self._heard:

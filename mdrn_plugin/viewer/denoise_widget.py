@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mdrn_plugin.viewer.layers import Part, Source
 
 _DEBOUNCE_MS = 250
-_REFRESH_MS = 100
+_REFRESH_MS = 200
 _PREVIEW_NAME = "MDRN preview"
 _PREVIEW_MARK = "mdrn_preview"
 
@@ -71,6 +71,10 @@ class DenoiseWidget(Container):
         self._runner = Runner(self._ran, self._run_failed)
         self._look_timer = self._timer(self._look)
         self._preview_timer = self._timer(self._preview)
+        # Looks whether the view has moved: the canvas tells of a new size only after it is drawn.
+        self._view_timer = QTimer(self.native)
+        self._view_timer.setInterval(2 * _DEBOUNCE_MS)
+        self._view_timer.timeout.connect(self._follow_view)
         self._gauge_timer = QTimer(self.native)
         self._gauge_timer.setInterval(_REFRESH_MS)
         self._gauge_timer.timeout.connect(self._show_progress)
@@ -114,7 +118,7 @@ class DenoiseWidget(Container):
         self.verdict = text()
         form = rows(self.layer, *self.form.rows, self.apply, self.axes)
         for readout in self.split.native.findChildren(QAbstractSpinBox):
-            readout.setFixedWidth(0)
+            readout.setParent(None)  # magicgui hides it, napari's theme draws a rest of it
         looking = Container(widgets=[self.preview, self.hold], layout="horizontal", labels=False)
         self.comparing = rows(self.split)
         buttons = Container(widgets=[self.run, self.cancel], layout="horizontal", labels=False)
@@ -303,8 +307,10 @@ class DenoiseWidget(Container):
     def _on_preview(self, wanted: bool) -> None:
         self._show_preview_tools(bool(wanted))
         if wanted:
+            self._view_timer.start()
             self._preview()
         else:
+            self._view_timer.stop()
             self._previewer.stop()
             self._remove_preview()
             if not self._runner_busy():
@@ -317,6 +323,13 @@ class DenoiseWidget(Container):
     def _on_view(self, _: object = None) -> None:
         if not self._closed and self.preview.value:
             self._preview_timer.start()
+
+    def _follow_view(self) -> None:
+        layer, shown, source = self.layer.value, self._shown, self._shown_source
+        if layer is None or shown is None or source is None or self._previewer.busy:
+            return
+        if self.view(layer, source) != shown.view:
+            self._preview()
 
     def _preview(self) -> None:
         layer, finding = self.layer.value, self._finding
@@ -467,7 +480,8 @@ class DenoiseWidget(Container):
         self.progress.visible = running_now
         self.progress.value = 0
         if running_now:
-            self.status.value = "Starting …"
+            self.status.value = ""
+            self._show_progress()
             self._gauge_timer.start()
         else:
             self._gauge_timer.stop()
@@ -477,7 +491,8 @@ class DenoiseWidget(Container):
         gauge = self._gauge
         if gauge.total:
             self.progress.value = 100 * gauge.done // gauge.total
-        self.status.value = gauge.text()
+        # A label would have the whole window laid out anew, 30 ms each time.
+        self.progress.native.setFormat(gauge.text())
 
     def _ran(self, done: tuple[_Order, work.Finding, work.Made]) -> None:
         order, finding, made = done

@@ -7,6 +7,7 @@ of ImageJ or OME. Camera RAW comes later.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import os
 import re
 from collections.abc import Callable
@@ -82,9 +83,8 @@ def read(path: str | list[str]) -> list[LayerData]:
 def _read_by_napari(path: str, error: Exception) -> list[LayerData]:
     """Let napari try what we refuse, such as a TIFF of several series."""
     from napari.utils.notifications import show_warning
-    from napari_builtins.io import napari_get_reader  # type: ignore[import-untyped, unused-ignore]
 
-    reader: Any = napari_get_reader(path)
+    reader: Any = importlib.import_module("napari_builtins.io").napari_get_reader(path)
     if reader is None:
         raise error
     show_warning(f"MDRN: {error}. Opened by napari instead.")

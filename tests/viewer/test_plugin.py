@@ -101,6 +101,22 @@ def _unpacked_wheel(root: Path, tmp_path: Path) -> Path:
     return tmp_path / "site"
 
 
+def test_command_works_without_napari_and_qt(tmp_path: Path) -> None:
+    pixels = noisy(32, 32)
+    mdrn_plugin.write(tmp_path / "a.png", Picture(pixels, "YX", decide_range(pixels)))
+    code = (
+        "import sys\n"
+        "for name in ('napari', 'npe2', 'qtpy', 'PySide6', 'magicgui', 'superqt', 'vispy'):\n"
+        "    sys.modules[name] = None\n"
+        "sys.argv = ['mdrn-batch', 'denoise', 'a.png', '-o', 'out']\n"
+        "from mdrn_plugin.cli import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "a.png").exists()
+
+
 @pytest.mark.viewer
 def test_widgets_open_from_the_menu_of_plugins(viewer: Any, wait: Wait) -> None:
     for name in ("Denoise", "Denoise folders", "Train on my images"):
