@@ -280,7 +280,7 @@ def verdict_in_words(result: Result) -> str:
     lines = [words[result.verdict] + (":" if result.reasons else ".")]
     lines += [f"– {reason}" for reason in result.reasons]
     if result.check is not None:
-        strongest = max((abs(c), c) for c in result.check.correlation)[1]
+        strongest = max(result.check.correlation)  # as the verdict is found
         lines.append(
             f"Removed: {result.check.std:.2f} of the noise found; neighbours correlate by {strongest:.2f}"
         )
