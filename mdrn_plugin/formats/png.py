@@ -151,14 +151,15 @@ def _chunks(name: str, data: bytes) -> Iterator[tuple[bytes, bytes]]:
             raise CannotRead(f"{name}: cut short, no end mark; get an intact copy")
         length = struct.unpack(">I", data[at : at + 4])[0]
         kind = data[at + 4 : at + 8]
+        chunk = kind.decode("latin-1")
         if at + 12 + length > len(data):
-            raise CannotRead(f"{name}: cut short inside its chunk {kind.decode("latin-1")}; get an intact copy")
+            raise CannotRead(f"{name}: cut short inside its chunk {chunk}; get an intact copy")
         body = data[at + 8 : at + 8 + length]
         if (
             zlib.crc32(body, zlib.crc32(kind))
             != struct.unpack(">I", data[at + 8 + length : at + 12 + length])[0]
         ):
-            raise CannotRead(f"{name}: checksum of its chunk {kind.decode("latin-1")} is wrong; get an intact copy")
+            raise CannotRead(f"{name}: checksum of its chunk {chunk} is wrong; get an intact copy")
         yield kind, body
         if kind == b"IEND":
             return
