@@ -72,9 +72,9 @@ PUBLISHED: dict[str, dict[str, dict[int, float]]] = {
 }
 LEVELS = {"Set12": (15, 25, 50), "BSD68": (15, 25, 50), "Kodak24": (30, 50, 70), "CBSD68": (30, 50, 70)}
 COLOUR = {"Set12": False, "BSD68": False, "Kodak24": True, "CBSD68": True}
-# What a manifest entry quotes: one small set per colour, all levels of these inside the band.
+# What a manifest entry quotes: these sets at the paper's levels inside the band.
 MANIFEST_SETS = {1: ("Set12", "BSD68"), 3: ("CBSD68",)}
-MANIFEST_LEVELS = (5, 15, 25, 30, 50, 70)
+MANIFEST_LEVELS = {1: (15, 25, 50), 3: (30, 50, 70)}
 
 
 def load_set(folder: Path, limit: int | None = None) -> list[tuple[str, NDArray[np.float32]]]:
@@ -105,50 +105,78 @@ def measure(
     pictures: list[tuple[str, NDArray[np.float32]]], sigma_255: float, blind: bool, **options: Any
 ) -> tuple[float, float]:
     """Return mean PSNR and SSIM of a set at one level."""
-    scores = []
+    psnr_dB, similarity, _ = measure_with_models(pictures, sigma_255, blind, **options)
+    return psnr_dB, similarity
+
+
+def measure_with_models(
+    pictures: list[tuple[str, NDArray[np.float32]]], sigma_255: float, blind: bool, **options: Any
+) -> tuple[float, float, list[str]]:
+    """Return mean PSNR and SSIM of a set at one level, and the models that were picked."""
+    scores, models = [], set()
     for name, clean in pictures:
         noisy = add_noise(clean, sigma_255, name)
         axes = "YXS" if clean.ndim == 3 else "YX"
         noise = "auto" if blind else f"{sigma_255:g}"
-        out = mdrn_plugin.denoise(noisy, axes=axes, noise=noise, range=(0, 1), **options)
+        result = mdrn_plugin.denoise(
+            noisy, axes=axes, noise=noise, range=(0, 1), return_result=True, **options
+        )
+        out = result.picture.pixels
+        models |= {step.model or "none" for step in result.plan.steps}
         planes = np.moveaxis(np.atleast_3d(out), -1, 0), np.moveaxis(np.atleast_3d(clean), -1, 0)
         similarity = np.mean([ssim(a, b, 1.0) for a, b in zip(*planes, strict=True)])
         scores.append((psnr(out, clean), float(similarity)))
     mean = np.mean(scores, axis=0)
-    return float(mean[0]), float(mean[1])
+    return float(mean[0]), float(mean[1]), sorted(models)
 
 
-def paper_tables(
-    data: Path, sets: list[str], blind: bool, limit: int | None, **options: Any
+def run_cells(
+    data: Path, sets: list[str], levels: list[int] | None, blind: bool, limit: int | None, **options: Any
 ) -> list[dict[str, Any]]:
-    """Print the paper's tables with our numbers in them; return ours as records."""
+    """Measure the cells of the paper's tables; return one record per cell."""
     records = []
     for name in sets:
         if not (data / name).is_dir():
             print(f"{name}: not in {data}, left out", file=sys.stderr)
             continue
         pictures = load_set(data / name, limit)
-        published = PUBLISHED.get(name, {})
-        print(f"\n| {name}, PSNR | " + " | ".join(f"σ {s}" for s in LEVELS[name]) + " |")
-        print("|---" * (len(LEVELS[name]) + 1) + "|")
-        for method, values in published.items():
-            print(
-                f"| {method} (published) | " + " | ".join(_cell(values.get(s)) for s in LEVELS[name]) + " |"
-            )
-        cells, similar = [], []
         for sigma in LEVELS[name]:
+            if levels and sigma not in levels:
+                continue
             began = time.perf_counter()
-            value, similarity = measure(pictures, sigma, blind, **options)
-            records.append(
-                {"set": name, "sigma": sigma, "psnr": value, "ssim": similarity, "blind": blind, **options}
-            )
-            cells.append(f"{value:.2f}")
-            similar.append(f"{similarity:.4f}")
+            value, similarity, models = measure_with_models(pictures, sigma, blind, **options)
+            record = {"set": name, "sigma": sigma, "psnr": value, "ssim": similarity, "blind": blind}
+            record |= {"models": models, "pictures": len(pictures), **options}
+            records.append(record)
             print(f"{name} {sigma}: {value:.3f} dB, {time.perf_counter() - began:.0f} s", file=sys.stderr)
-        label = f"**ours, {options.get('quality', 'balanced')}{', blind' if blind else ''}**"
-        print(f"| {label} | " + " | ".join(cells) + " |")
-        print("| SSIM, ours | " + " | ".join(similar) + " |")
     return records
+
+
+def render(records: list[dict[str, Any]]) -> str:
+    """Return the paper's tables in Markdown, our records beside the published numbers."""
+    lines = []
+    for name in (n for n in LEVELS if any(r["set"] == n for r in records)):
+        own = [r for r in records if r["set"] == name]
+        lines.append(f"\n| {name}, PSNR (SSIM) | " + " | ".join(f"σ {s}" for s in LEVELS[name]) + " |")
+        lines.append("|---" * (len(LEVELS[name]) + 1) + "|")
+        for method, values in PUBLISHED[name].items():
+            cells = " | ".join(_cell(values.get(s)) for s in LEVELS[name])
+            lines.append(f"| {method} (published) | {cells} |")
+        for quality, blind in sorted({(r.get("quality", "balanced"), r["blind"]) for r in own}):
+            found = {
+                r["sigma"]: f"**{r['psnr']:.2f}** ({r['ssim']:.4f})"
+                for r in own
+                if (r.get("quality", "balanced"), r["blind"]) == (quality, blind)
+            }
+            label = f"ours, {quality}" + (", noise measured" if blind else ", noise told")
+            lines.append(f"| **{label}** | " + " | ".join(found.get(s, "–") for s in LEVELS[name]) + " |")
+        base = {r["sigma"]: r["psnr"] for r in own if not r["blind"] and r.get("quality") == "balanced"}
+        for rival in ("BM3D", "FFDNet"):
+            cells = [
+                f"{base[s] - PUBLISHED[name][rival][s]:+.2f}" if s in base else "–" for s in LEVELS[name]
+            ]
+            lines.append(f"| ours, balanced, minus {rival} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def _cell(value: float | None) -> str:
@@ -162,7 +190,7 @@ def model_scores(data: Path, name: str) -> dict[str, float]:
     scores = {}
     for test_set in MANIFEST_SETS[descriptor.colours]:
         pictures = load_set(data / test_set)
-        for sigma in (s for s in MANIFEST_LEVELS if low <= s <= high):
+        for sigma in (s for s in MANIFEST_LEVELS[descriptor.colours] if low <= s <= high):
             value, _ = measure(pictures, sigma, False, model=name)
             scores[f"{test_set}/{sigma}"] = round(value, 3)
             print(f"{name} {test_set} {sigma}: {value:.3f}", file=sys.stderr)
@@ -177,16 +205,21 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=os.environ.get("MDRN_DATA"))
     parser.add_argument("--table", choices=["paper"], default="paper", help="which tables to print")
     parser.add_argument("--sets", nargs="+", default=list(LEVELS), choices=list(LEVELS))
+    parser.add_argument("--levels", type=int, nargs="+", help="only these levels of the tables")
     parser.add_argument("--blind", action="store_true", help="measure the noise instead of telling it")
     parser.add_argument("--quality", default="balanced", choices=["fast", "balanced", "best", "best+"])
     parser.add_argument("--threads", type=int)
     parser.add_argument("--limit", type=int, help="only so many pictures of each set")
     parser.add_argument("--json", type=Path, help="write the records to this file")
+    parser.add_argument("--render", type=Path, nargs="+", help="print the tables of records written before")
     parser.add_argument(
         "--manifest", type=Path, metavar="MANIFEST", help="measure every model into this manifest"
     )
     parser.add_argument("--check", metavar="MODEL", help="compare the manifest's numbers of one model")
     options = parser.parse_args()
+    if options.render:
+        print(render([record for path in options.render for record in json.loads(path.read_text())]))
+        return 0
     if options.data is None:
         parser.error("--data or MDRN_DATA must name the data folder")
     bench = Path(options.data) / "bench"
@@ -204,7 +237,8 @@ def main() -> int:
     wishes: dict[str, Any] = {"quality": options.quality}
     if options.threads:
         wishes["threads"] = options.threads
-    records = paper_tables(bench, options.sets, options.blind, options.limit, **wishes)
+    records = run_cells(bench, options.sets, options.levels, options.blind, options.limit, **wishes)
+    print(render(records))
     if options.json:
         options.json.write_text(json.dumps(records, indent=2) + "\n")
     return 0
