@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import os
 import sys
 import time
@@ -183,17 +184,22 @@ def _cell(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
 
 
-def model_scores(data: Path, name: str) -> dict[str, float]:
-    """Return what the manifest quotes of a model: "set/level" to dB."""
+def manifest_keys(name: str) -> list[str]:
+    """Return the cells that the manifest quotes of a model, as "set/level"."""
     descriptor = shipped().get(name)
     low, high = descriptor.band_255
+    levels = [s for s in MANIFEST_LEVELS[descriptor.colours] if low <= s <= high]
+    return [f"{test_set}/{sigma}" for test_set in MANIFEST_SETS[descriptor.colours] for sigma in levels]
+
+
+def model_scores(data: Path, name: str, keys: list[str]) -> dict[str, float]:
+    """Measure cells ("set/level") by one model, in dB."""
     scores = {}
-    for test_set in MANIFEST_SETS[descriptor.colours]:
-        pictures = load_set(data / test_set)
-        for sigma in (s for s in MANIFEST_LEVELS[descriptor.colours] if low <= s <= high):
-            value, _ = measure(pictures, sigma, False, model=name)
-            scores[f"{test_set}/{sigma}"] = round(value, 3)
-            print(f"{name} {test_set} {sigma}: {value:.3f}", file=sys.stderr)
+    for key in keys:
+        test_set, sigma = key.split("/")
+        value, _ = measure(load_set(data / test_set), float(sigma), False, model=name)
+        scores[key] = round(value, 3)
+        print(f"{name} {key}: {value:.3f}", file=sys.stderr)
     return scores
 
 
@@ -224,14 +230,15 @@ def main() -> int:
         parser.error("--data or MDRN_DATA must name the data folder")
     bench = Path(options.data) / "bench"
     if options.check:
-        scores, known = model_scores(bench, options.check), shipped().get(options.check).psnr
-        worst = max((abs(scores[k] - known.get(k, 0.0)) for k in scores), default=0.0)
-        print(f"{options.check}: largest difference {worst:.3f} dB")
-        return 0 if worst <= 0.01 and scores.keys() == known.keys() else 1
+        known = shipped().get(options.check).psnr
+        scores = model_scores(bench, options.check, list(known))
+        worst = max((abs(scores[key] - known[key]) for key in known), default=math.inf)
+        print(f"{options.check}: largest difference {worst:.3f} dB over {len(known)} cells")
+        return 0 if worst <= 0.01 else 1
     if options.manifest:
         manifest = json.loads(options.manifest.read_text())
         for entry in manifest["models"]:
-            entry["psnr"] = model_scores(bench, entry["name"])
+            entry["psnr"] = model_scores(bench, entry["name"], manifest_keys(entry["name"]))
         options.manifest.write_text(json.dumps(manifest, indent=2) + "\n")
         return 0
     wishes: dict[str, Any] = {"quality": options.quality}

@@ -68,7 +68,7 @@ def test_manifest_numbers_are_reproduced(quality: ModuleType, data_folder: Path,
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [d.name for d in shipped().descriptors])
 def test_all_manifest_numbers_are_reproduced(quality: ModuleType, data_folder: Path, name: str) -> None:
-    scores = quality.model_scores(data_folder / "bench", name)
     known = shipped().get(name).psnr
-    assert scores.keys() == known.keys()
-    assert max(abs(scores[k] - known[k]) for k in scores) <= 0.01
+    scores = quality.model_scores(data_folder / "bench", name, list(known))
+    assert known
+    assert max(abs(scores[k] - known[k]) for k in known) <= 0.01
