@@ -25,23 +25,6 @@ if TYPE_CHECKING:
     from mdrn_plugin.zoo import Zoo
 
 
-def denoise_file(
-    source: str | os.PathLike[str],
-    target: str | os.PathLike[str],
-    options: Options,
-    *,
-    value_range: ValueRange | None = None,
-    overwrite: bool = False,
-    progress: Progress | None = None,
-    stop: Stop | None = None,
-) -> Result:
-    """Read `source`, denoise it, write `target`; see `denoise_picture`."""
-    picture = prepare(source, target, value_range)
-    result = denoise_picture(picture, options, progress=progress, stop=stop)
-    save(target, result, overwrite=overwrite)
-    return result
-
-
 def prepare(
     source: str | os.PathLike[str], target: str | os.PathLike[str], value_range: ValueRange | None = None
 ) -> Picture:

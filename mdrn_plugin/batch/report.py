@@ -28,6 +28,8 @@ def line(outcome: Outcome) -> str:
     text = f"done     {outcome.source}: noise {levels}/255, {outcome.seconds:.1f} s"
     if result.verdict != "good":
         text += f"; {result.verdict}: {result.reasons[0]}"
+    if result.plan.notes:
+        text += f"; note: {result.plan.notes[0]}"
     return text
 
 
