@@ -108,6 +108,19 @@ def convert_colours(state: dict[str, Tensor], colours: int) -> dict[str, Tensor]
     }
 
 
+def grow_blocks(state: dict[str, Tensor], fresh: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Turn weights with fewer MSABs per group into those of a deeper network, or leave them.
+
+    The added blocks keep their fresh values, whose last convolution is zero: they do nothing yet,
+    and the deeper network starts as exactly the function that the shallower one computes (the
+    idea of Net2Net, Chen 2016).
+    """
+    deeper = set(fresh) - set(state)
+    if not set(state) <= set(fresh) or any(".blocks." not in name for name in deeper):
+        raise BadOption("init: a model can start one with as many or more blocks; choose another init")
+    return {**fresh, **state}
+
+
 def rate_at(step: int, total: int, warm_up: int) -> float:
     """Return the factor of the learning rate: linear warm-up, then a cosine to zero."""
     if step < warm_up:
@@ -166,7 +179,8 @@ class _Trainer:
         self.kept = kept[: recipe.validate_pictures]
         self.network = build_network(recipe)
         if init is not None:
-            self.network.load_state_dict(convert_colours(init, recipe.colours))
+            colours = convert_colours(init, recipe.colours)
+            self.network.load_state_dict(grow_blocks(colours, self.network.state_dict()))
         self.network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
         self.optimizer = MuonAdam(self.network.named_parameters())

@@ -70,6 +70,34 @@ def test_train_killed_and_resumed_equals_unbroken(pictures: Path, tmp_path: Path
     assert (tmp_path / "a/run" / name).read_bytes() == (tmp_path / "b/run" / name).read_bytes()
 
 
+@pytest.mark.slow
+def test_train_two_minutes_killed_and_resumed_has_the_losses_of_an_unbroken_run(
+    pictures: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "mdrn_plugin.training", "run", "mdrn-2b-gray-0-90", "--threads", "1"]
+    command += ["--data", str(pictures)]
+    broken = [*command, "--minutes", "2", "--out", str(tmp_path / "broken")]
+    process = subprocess.Popen(broken, stderr=subprocess.PIPE, text=True)
+    log = tmp_path / "broken/log.jsonl"
+    while not log.is_file():  # written when the number of steps is known
+        assert process.poll() is None
+        time.sleep(0.1)
+    steps = next(line["steps"] for line in _log(log.parent) if "steps" in line)
+    time.sleep(45)
+    process.kill()
+    process.communicate()
+    resumed = subprocess.run(broken, capture_output=True, text=True)
+    assert f"of {steps}" in resumed.stderr.splitlines()[0]
+    whole = subprocess.run([*command, "--steps", str(steps), "--out", str(tmp_path / "whole")])
+    assert whole.returncode == resumed.returncode == 0
+
+    def losses(run: str) -> list[Any]:
+        return [(line["step"], line["loss"]) for line in _log(tmp_path / run) if "loss" in line]
+
+    assert len(losses("whole")) == steps // 10
+    assert losses("broken") == losses("whole")
+
+
 def test_train_interrupted_saves_and_says_how_to_go_on(pictures: Path, tmp_path: Path) -> None:
     recipe = _toml(dataclasses.replace(TINY, steps=100000), tmp_path / "tiny.toml")
     run = tmp_path / "run"
