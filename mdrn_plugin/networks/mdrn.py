@@ -101,17 +101,37 @@ class MDRN(nn.Module):
     blocks : int
         MSABs per MSAG: 2 for "2B" (768,129 gray / 770,435 colour parameters),
         8 for "8B" (2,377,089 / 2,379,395).
+    channels : int
+        Of all inner features; even. The paper's sizes have 64.
+    unshuffle : int
+        Side of the blocks of pixels that are turned into channels in front of the network and back
+        behind it (FFDNet, Zhang 2018): 2 runs it at half the height and width, four times as fast.
+
+    Attributes
+    ----------
+    stride : int
+        Height and width of what it is given are multiples of this, px.
     """
 
-    def __init__(self, colours: int = 1, blocks: int = 2) -> None:
+    def __init__(
+        self, colours: int = 1, blocks: int = 2, channels: int = CHANNELS, unshuffle: int = 1
+    ) -> None:
         super().__init__()
+        if channels < 2 or channels % 2:
+            raise ValueError(f"channels {channels}: expected an even number, such as 64")
+        if unshuffle < 1:
+            raise ValueError(f"unshuffle {unshuffle}: expected 1 or more")
         self.colours = colours
         self.n_blocks = blocks
-        self.head = nn.Conv2d(colours, CHANNELS, 3, padding=1)
-        self.down = nn.ModuleList(nn.Conv2d(CHANNELS, CHANNELS, 2, stride=2) for _ in range(LEVELS - 1))
-        self.up = nn.ModuleDict({f"{i}_{j}": Up() for i, j in _nodes() if j > 0})
-        self.msag = nn.ModuleDict({f"{i}_{j}": MSAG(j + 1, blocks) for i, j in _nodes()})
-        self.tail = nn.Conv2d(CHANNELS, colours, 3, padding=1)
+        self.channels = channels
+        self.unshuffle = unshuffle
+        self.stride = STRIDE * unshuffle
+        samples = colours * unshuffle**2
+        self.head = nn.Conv2d(samples, channels, 3, padding=1)
+        self.down = nn.ModuleList(nn.Conv2d(channels, channels, 2, stride=2) for _ in range(LEVELS - 1))
+        self.up = nn.ModuleDict({f"{i}_{j}": Up(channels) for i, j in _nodes() if j > 0})
+        self.msag = nn.ModuleDict({f"{i}_{j}": MSAG(j + 1, blocks, channels) for i, j in _nodes()})
+        self.tail = nn.Conv2d(channels, samples, 3, padding=1)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Denoise.
@@ -119,7 +139,7 @@ class MDRN(nn.Module):
         Parameters
         ----------
         x_NCHW : Tensor
-            Noisy pictures, white = 1, `colours` channels, height and width multiples of 8.
+            Noisy pictures, white = 1, `colours` channels, height and width multiples of `stride`.
 
         Returns
         -------
@@ -131,10 +151,12 @@ class MDRN(nn.Module):
     def residual(self, x_NCHW: Tensor) -> Tensor:
         """Return the noise that the network sees in `x_NCHW`."""
         noise: Tensor = self.tail(self.nodes(x_NCHW)[(0, LEVELS - 1)])
-        return noise
+        return functional.pixel_shuffle(noise, self.unshuffle) if self.unshuffle > 1 else noise
 
     def nodes(self, x_NCHW: Tensor) -> dict[tuple[int, int], Tensor]:
         """Return the outputs of all ten MSAGs, by (level, column); see `FEATURE_NODES`."""
+        if self.unshuffle > 1:
+            x_NCHW = functional.pixel_unshuffle(x_NCHW, self.unshuffle)
         x: dict[tuple[int, int], Tensor] = {}
         for i, j in _nodes():
             if j > 0:
@@ -152,12 +174,13 @@ def _nodes() -> list[tuple[int, int]]:
     return [(i, d - i) for d in range(LEVELS) for i in range(d, -1, -1)]
 
 
-def exact_halo(blocks: int) -> int:
+def exact_halo(blocks: int, unshuffle: int = 1) -> int:
     """Return how far a pixel of a tile can depend on pixels outside it, in px.
 
-    For tiles whose origin and size are multiples of `STRIDE`; rounded up to one. 96 for 2B, 368
-    for 8B. Follows the longest path back from the last pixel of a tile to the input: `reach` is
-    the position of the right-most pixel that it depends on.
+    For tiles whose origin and size are multiples of the network's stride; rounded up to one. 96
+    for 2B, 368 for 8B; `unshuffle` times as far with it. Follows the longest path back from the
+    last pixel of a tile to the input: `reach` is the position of the right-most pixel that it
+    depends on.
     """
     last = STRIDE - 1
     reach: int = last + 1  # tail
@@ -169,7 +192,7 @@ def exact_halo(blocks: int) -> int:
         reach += 2 * blocks * (1 << level)
     reach += 1  # head
     halo: int = -(-(reach - last) // STRIDE) * STRIDE
-    return halo
+    return halo * unshuffle
 
 
 class FoldedMDRN(nn.Module):
@@ -185,6 +208,8 @@ class FoldedMDRN(nn.Module):
     def __init__(self, network: MDRN) -> None:
         super().__init__()
         self.colours = network.colours
+        self.unshuffle = network.unshuffle
+        channels = network.channels
         self.head = _copy(network.head.weight, network.head.bias, padding=1)
         self.tail = _copy(network.tail.weight, network.tail.bias, padding=1)
         self.down = nn.ModuleList(_copy(d.weight, d.bias, stride=2) for d in network.down)  # type: ignore[arg-type]
@@ -199,10 +224,10 @@ class FoldedMDRN(nn.Module):
             if j == 0:
                 self.fusion[name] = _copy(fusion.weight, fusion.bias)
             else:
-                self.fusion[name] = _copy(fusion.weight[:, : j * CHANNELS], None)
+                self.fusion[name] = _copy(fusion.weight[:, : j * channels], None)
                 up = network.up[name]
                 assert isinstance(up, Up)
-                self.rise[name] = _fold_up(up, fusion.weight[:, j * CHANNELS :], fusion.bias)
+                self.rise[name] = _fold_up(up, fusion.weight[:, j * channels :], fusion.bias)
             self.blocks[name] = nn.ModuleList(_FoldedMSAB(b) for b in group.blocks)  # type: ignore[arg-type]
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
@@ -221,6 +246,8 @@ class FoldedMDRN(nn.Module):
 
     def residual(self, x_NCHW: Tensor) -> Tensor:
         """Return the noise that the network sees, in the dtype of the inner weights."""
+        if self.unshuffle > 1:
+            x_NCHW = functional.pixel_unshuffle(x_NCHW, self.unshuffle)
         x: dict[tuple[int, int], Tensor] = {}
         for i, j in _nodes():
             name = f"{i}_{j}"
@@ -238,7 +265,7 @@ class FoldedMDRN(nn.Module):
                 value = block(value)
             x[i, j] = value + fused
         noise: Tensor = self.tail(x[0, LEVELS - 1])
-        return noise
+        return functional.pixel_shuffle(noise, self.unshuffle) if self.unshuffle > 1 else noise
 
 
 class _FoldedMSAB(nn.Module):

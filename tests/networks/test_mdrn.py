@@ -40,13 +40,41 @@ def test_up_equals_transposed_convolution() -> None:
     torch.testing.assert_close(up(x), expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("colours", [1, 3])
-def test_folded_network_equals_plain_network(colours: int) -> None:
+@pytest.mark.parametrize(("colours", "channels", "unshuffle"), [(1, 64, 1), (3, 64, 1), (3, 24, 2)])
+def test_folded_network_equals_plain_network(colours: int, channels: int, unshuffle: int) -> None:
     torch.manual_seed(0)
-    plain = MDRN(colours).double().eval()
-    x = torch.rand(2, colours, 24, 40, dtype=torch.float64)
+    plain = MDRN(colours, channels=channels, unshuffle=unshuffle).double().eval()
+    x = torch.rand(2, colours, 32, 48, dtype=torch.float64)
     with torch.no_grad():
         torch.testing.assert_close(FoldedMDRN(plain)(x), plain(x), rtol=0, atol=1e-12)
+
+
+def test_default_settings_draw_the_same_network_as_ever() -> None:
+    """Runs that were begun with an older version go on from the same initial values."""
+    torch.manual_seed(0)
+    network = MDRN()
+    assert network.stride == STRIDE
+    # The last parameter drawn, so all before it were drawn in the same order.
+    assert float(network.tail.weight.detach().double().sum()) == pytest.approx(-0.873298215905379, abs=1e-9)
+
+
+def test_unshuffle_is_the_plain_network_on_blocks_of_pixels() -> None:
+    torch.manual_seed(0)
+    network = MDRN(1, 1, channels=16, unshuffle=2)
+    inner = MDRN(4, 1, channels=16)
+    inner.load_state_dict(network.state_dict())
+    x = torch.rand(1, 1, 32, 48)
+    with torch.no_grad():
+        blocks = functional.pixel_unshuffle(x, 2)
+        expected = functional.pixel_shuffle(inner.residual(blocks), 2)
+        torch.testing.assert_close(network.residual(x), expected, rtol=0, atol=0)
+    assert network.stride == 2 * STRIDE
+
+
+@pytest.mark.parametrize("settings", [{"channels": 33}, {"channels": 0}, {"unshuffle": 0}])
+def test_impossible_settings_are_refused(settings: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        MDRN(**settings)
 
 
 def test_residual_is_subtracted_in_the_inputs_precision() -> None:
@@ -68,27 +96,28 @@ def test_feature_nodes_are_full_resolution_outputs() -> None:
     assert nodes[3, 0].shape == (1, 64, 2, 3)
 
 
-def _reach(blocks: int, side: int, first: int, last: int) -> tuple[int, int]:
+def _reach(network: MDRN, side: int, first: int, last: int) -> tuple[int, int]:
     """How far, along a row, the output in first..last depends on the input: (before, behind)."""
     torch.manual_seed(0)
-    network = MDRN(1, blocks).double()
+    network.double()
     for p in network.parameters():  # all positive: no path cancels, no ReLU closes
         p.data.uniform_(0.5, 1).div_(p[0].numel() if p.ndim > 1 else 1)
-    x = torch.ones(1, 1, STRIDE, side, dtype=torch.float64, requires_grad=True)
+    x = torch.ones(1, 1, network.stride, side, dtype=torch.float64, requires_grad=True)
     network.residual(x)[..., first : last + 1].sum().backward()
     assert x.grad is not None
     touched = x.grad.abs().sum((0, 1, 2)).nonzero().flatten()
     return first - int(touched[0]), int(touched[-1]) - last
 
 
-@pytest.mark.parametrize("blocks", [1, 2])
-def test_exact_halo_covers_what_a_tile_depends_on(blocks: int) -> None:
-    halo = exact_halo(blocks)
-    first = 16 * STRIDE
-    before, behind = _reach(blocks, 33 * STRIDE, first, first + STRIDE - 1)
+@pytest.mark.parametrize(("blocks", "unshuffle"), [(1, 1), (2, 1), (1, 2)])
+def test_exact_halo_covers_what_a_tile_depends_on(blocks: int, unshuffle: int) -> None:
+    network = MDRN(1, blocks, channels=16, unshuffle=unshuffle)
+    halo, stride = exact_halo(blocks, unshuffle), network.stride
+    first = 16 * stride
+    before, behind = _reach(network, 33 * stride, first, first + stride - 1)
     assert before == behind  # the network is symmetric about its grid
-    assert halo - STRIDE < before <= halo
+    assert halo - stride < before <= halo
 
 
 def test_exact_halo_of_the_shipped_sizes() -> None:
-    assert (exact_halo(2), exact_halo(8)) == (96, 368)
+    assert (exact_halo(2), exact_halo(8), exact_halo(2, 2)) == (96, 368, 192)
