@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,12 +27,19 @@ if TYPE_CHECKING:
 
 
 def prepare(
-    source: str | os.PathLike[str], target: str | os.PathLike[str], value_range: ValueRange | None = None
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    value_range: ValueRange | None = None,
+    *,
+    read: Callable[[str | os.PathLike[str]], Picture] | None = None,
 ) -> Picture:
-    """Read `source`, making sure before any work that `target` can hold the result."""
+    """Read `source`, making sure before any work that `target` can hold the result.
+
+    `read` replaces `formats.read`, for callers that confine the decoders or set a limit on pixels.
+    """
     from mdrn_plugin import formats
 
-    picture = formats.read(source)
+    picture = formats.read(source) if read is None else read(source)
     formats.check_can_hold(
         target,
         shape=picture.shape,
@@ -43,17 +51,22 @@ def prepare(
     return picture if value_range is None else dataclasses.replace(picture, range=value_range)
 
 
-def save(target: str | os.PathLike[str], result: Result, *, overwrite: bool = False) -> None:
-    """Write a result with its provenance."""
+def save(
+    target: str | os.PathLike[str], result: Result, *, overwrite: bool = False, verify: bool = False
+) -> None:
+    """Write a result with its provenance; `verify` decodes what was written and compares."""
     from mdrn_plugin import formats
 
-    formats.write(target, result.picture, provenance=provenance(result.plan), overwrite=overwrite)
+    formats.write(
+        target, result.picture, provenance=provenance(result.plan), overwrite=overwrite, verify=verify
+    )
 
 
 def denoise_picture(
     picture: Picture,
     options: Options,
     *,
+    profiles: tuple[NoiseProfile, ...] | None = None,
     zoo: Zoo | None = None,
     progress: Progress | None = None,
     stop: Stop | None = None,
@@ -66,6 +79,8 @@ def denoise_picture(
         Never written to.
     options : Options
         What the user wishes.
+    profiles : tuple of NoiseProfile, optional
+        One per channel (C), instead of measuring: the noise of the series that the picture is of.
     zoo : Zoo, optional
         Models to choose from; default: those shipped.
     progress : callable, optional
@@ -83,7 +98,8 @@ def denoise_picture(
     BadOption, UnknownModel, WeightsDamaged, OutOfMemory, Cancelled
     """
     began = time.perf_counter()
-    profiles = measure(picture, options)
+    if profiles is None:
+        profiles = measure(picture, options)
     plan = make_plan(picture, profiles, options, zoo)
     result = carry_out(picture, profiles, plan, zoo=zoo, progress=progress, stop=stop)
     return dataclasses.replace(result, seconds=time.perf_counter() - began)

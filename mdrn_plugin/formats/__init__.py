@@ -135,6 +135,7 @@ def write(
     provenance: str | None = None,
     overwrite: bool = False,
     quality: int | None = None,
+    verify: bool = False,
 ) -> None:
     """Write a picture in the format of its suffix, all metadata that the format can hold included.
 
@@ -150,6 +151,10 @@ def write(
         Replace an existing file.
     quality : int, optional
         1 to 100, for JPEG and WebP; otherwise as the source was, or 95.
+    verify : bool
+        Decode the finished file before it takes its name, and compare the pixels: bit by bit, or
+        within what the coding loses for JPEG and lossy WebP. Without it, structure, page count
+        and size are checked.
 
     Raises
     ------
@@ -170,13 +175,22 @@ def write(
         source_metadata=picture.metadata,
     )
     kind = format_of_suffix(where)
+
+    def checked(structure: Callable[[Path], None]) -> Callable[[Path], None]:
+        def check(part: Path) -> None:
+            structure(part)
+            if verify:
+                _compare(part, picture, str(kind))
+
+        return _checked(where, check)
+
     if kind == "tiff":
         from mdrn_plugin.formats import tiff_write
 
         count = 0
         with write_atomic(
             where,
-            check=_checked(where, lambda part: tiff_write.verify(part, picture, count)),
+            check=checked(lambda part: tiff_write.verify(part, picture, count)),
             overwrite=overwrite,
         ) as file:
             count = tiff_write.write(file, where, picture, provenance)
@@ -186,16 +200,16 @@ def write(
         from mdrn_plugin.formats import png
 
         with write_atomic(
-            where, check=_checked(where, lambda part: png.verify(part, pixels.shape)), overwrite=overwrite
+            where, check=checked(lambda part: png.verify(part, pixels.shape)), overwrite=overwrite
         ) as file:
             png.write(file, pixels, picture.metadata, provenance)
         return
     from mdrn_plugin.formats import photo
 
     photo.check_quality(quality)
-    verify = {"jpeg": photo.verify_jpeg, "webp": photo.verify_webp, "bmp": photo.verify_bmp}[str(kind)]
+    structure = {"jpeg": photo.verify_jpeg, "webp": photo.verify_webp, "bmp": photo.verify_bmp}[str(kind)]
     with write_atomic(
-        where, check=_checked(where, lambda part: verify(part, pixels.shape)), overwrite=overwrite
+        where, check=checked(lambda part: structure(part, pixels.shape)), overwrite=overwrite
     ) as file:
         if kind == "jpeg":
             photo.write_jpeg(file, pixels, picture.metadata, provenance, quality)
@@ -283,6 +297,44 @@ def _one_plane(picture: Picture) -> Any:
     pixels = pixels.transpose([here.index(a) for a in "YXS" if a in here])
     pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     return pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
+
+
+# What JPEG and lossy WebP may change, as a share of white: a block of 8 x 8 as a whole (the coarsest
+# step of a block's mean is 255/8 at quality 10; measured below 0.04 for noise at quality 30), and a
+# pixel on average (0.10 for noise at quality 30). A lost or displaced block differs by far more.
+_LOSSY_BLOCK = 0.15
+_LOSSY_MEAN = 0.20
+
+
+def _compare(part: Path, picture: Picture, kind: str) -> None:
+    """Raise `ValueError` unless the file decodes to the pixels that were meant."""
+    back = read(part, max_pixels=max(1, int(np.prod(picture.shape))))
+    if kind != "tiff":
+        meant, found = _one_plane(picture), _one_plane(back)
+    else:
+        meant, found = picture.pixels, back.pixels
+        if back.axes != picture.axes:  # an axis without a letter in the file comes back as another
+            found = np.asarray(found).reshape(picture.shape)
+    if kind == "webp" and meant.ndim == 2 and found.ndim == 3:
+        meant = np.repeat(meant[..., None], 3, axis=2)
+    if meant.dtype.kind == "b" and found.dtype != meant.dtype:
+        meant = meant.astype(found.dtype) * 255
+    if meant.shape != found.shape:
+        raise ValueError(f"decodes to shape {found.shape}, expected {meant.shape}")
+    lossless = kind not in ("jpeg", "webp") or (kind == "webp" and getattr(back.metadata, "lossless", False))
+    if lossless:
+        for index in picture.planes() if kind == "tiff" else [...]:
+            one, other = np.asarray(meant[index]), np.asarray(found[index])
+            if not np.array_equal(one, other, equal_nan=one.dtype.kind == "f"):
+                raise ValueError("decodes to other pixel values than were written")
+        return
+    difference = found.astype(np.float32) - meant
+    height, width = difference.shape[0] // 8, difference.shape[1] // 8
+    samples = difference.size // (difference.shape[0] * difference.shape[1])
+    whole = difference[: height * 8, : width * 8]
+    blocks = whole.reshape(height, 8, width, 8, samples).mean(axis=(1, 3))
+    if np.abs(difference).mean() > _LOSSY_MEAN * 255 or np.abs(blocks).max(initial=0) > _LOSSY_BLOCK * 255:
+        raise ValueError("decodes to a picture that differs by more than its coding loses")
 
 
 def _checked(where: Path, verify: Callable[[Path], None]) -> Callable[[Path], None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import threading
 from pathlib import Path
@@ -41,6 +42,59 @@ def test_writing_twice_gives_the_same_bytes(tmp_path: Path, name: str) -> None:
         (tmp_path / target).mkdir()
         formats.write(tmp_path / target / name, picture, provenance="{}")
     assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_verify_reads_back_what_was_written(tmp_path: Path, name: str) -> None:
+    picture = formats.read(write_sample(tmp_path, name))
+    formats.write(tmp_path / f"out-{name}", picture, provenance="{}", verify=True)
+    assert (tmp_path / f"out-{name}").is_file()
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".png", ".jpg", ".webp", ".bmp"])
+@pytest.mark.parametrize("shape", [(1, 1), (7, 130), (64, 48, 3)])
+def test_verify_takes_arrays_of_every_shape(tmp_path: Path, suffix: str, shape: tuple[int, ...]) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
+    formats.write(
+        tmp_path / f"x{suffix}", Picture(pixels, "YXS"[: len(shape)], decide_range(pixels)), verify=True
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["gray.tif", "stack.tif", "rgba.png", "rgb.jpg", "lossless.webp", "lossy.webp", "rgb.bmp"]
+)
+def test_verify_finds_an_encoder_that_wrote_other_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """The file is whole and of the right size, but a corner of the picture is not what was meant."""
+    from mdrn_plugin.formats import photo, png, tiff_write
+
+    picture = formats.read(write_sample(tmp_path, name))
+
+    def spoil(module: object, attribute: str, place: int) -> None:
+        real = getattr(module, attribute)
+
+        def other(*args: object, **settings: object) -> object:
+            changed = list(args)
+            given = changed[place]
+            pixels = np.array(given.pixels if isinstance(given, Picture) else given)
+            index = tuple(slice(0, 16) if n > 16 else slice(None) for n in pixels.shape)
+            pixels[index] = np.where(pixels[index] > 128, 0, 255)
+            changed[place] = (
+                dataclasses.replace(given, pixels=pixels) if isinstance(given, Picture) else pixels
+            )
+            return real(*changed, **settings)
+
+        monkeypatch.setattr(module, attribute, other)
+
+    spoil(tiff_write, "write", 2)
+    spoil(png, "write", 1)
+    for writer in ("write_jpeg", "write_webp", "write_bmp"):
+        spoil(photo, writer, 1)
+    formats.write(tmp_path / f"unnoticed-{name}", picture)
+    with pytest.raises(OutputUnusable, match="not written completely"):
+        formats.write(tmp_path / f"out-{name}", picture, verify=True)
+    assert not (tmp_path / f"out-{name}").exists()
 
 
 @pytest.mark.parametrize("percent", [0, 10, 50, 90, 99])
