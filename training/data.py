@@ -173,11 +173,16 @@ class Crops:
         self._rules = rules
         self._seed = seed
 
-    def batch(self, step: int, size: int) -> Tensor:
-        """Return the clean patches of a step: float32 NCHW, 0..1."""
+    def batch(self, step: int, size: int, share: slice = slice(None)) -> Tensor:
+        """Return the clean patches of a step, or a share of them: float32 NCHW, 0..1."""
         rng = np.random.default_rng((self._seed, step))
         chosen = rng.choice(len(self._indices), size, p=self._probability)
-        return torch.stack([self._patch(rng, self._indices[int(k)]) for k in chosen])
+        # A stream for each place in the batch: a share needs no other share's numbers.
+        patches = [
+            self._patch(np.random.default_rng((self._seed, step, k)), self._indices[int(chosen[k])])
+            for k in range(size)[share]
+        ]
+        return torch.stack(patches)
 
     def _patch(self, rng: np.random.Generator, index: int) -> Tensor:
         rules, e = self._rules, self._pack.entries[index]

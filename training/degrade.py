@@ -6,7 +6,14 @@ import torch
 from torch import Tensor
 
 
-def add_awgn(x_NCHW: Tensor, sigma_255: tuple[float, float], seed: int, step: int) -> tuple[Tensor, Tensor]:
+def add_awgn(
+    x_NCHW: Tensor,
+    sigma_255: tuple[float, float],
+    seed: int,
+    step: int,
+    batch: int | None = None,
+    share: slice = slice(None),
+) -> tuple[Tensor, Tensor]:
     """Add white Gaussian noise, one level per picture, uniform between two bounds, not clipped.
 
     Parameters
@@ -16,7 +23,9 @@ def add_awgn(x_NCHW: Tensor, sigma_255: tuple[float, float], seed: int, step: in
     sigma_255 : pair of float
         Lowest and highest standard deviation on the 0..255 scale.
     seed, step : int
-        The noise is a function of these two alone.
+        The noise of a picture is a function of these two and of its place in the batch.
+    batch, share : int and slice, optional
+        Size of the whole batch, and which of its pictures `x_NCHW` are.
 
     Returns
     -------
@@ -27,8 +36,9 @@ def add_awgn(x_NCHW: Tensor, sigma_255: tuple[float, float], seed: int, step: in
     """
     generator = torch.Generator().manual_seed(_mix(seed, step))
     low, high = sigma_255
-    sigma = low + (high - low) * torch.rand(x_NCHW.shape[0], 1, 1, 1, generator=generator)
-    noise = torch.randn(x_NCHW.shape, generator=generator)
+    batch = batch or x_NCHW.shape[0]
+    sigma = low + (high - low) * torch.rand(batch, 1, 1, 1, generator=generator)[share]
+    noise = torch.randn((batch, *x_NCHW.shape[1:]), generator=generator)[share]
     return x_NCHW + noise * (sigma / 255), sigma
 
 

@@ -7,6 +7,7 @@ minutes and when the run ends; ``RUN/log.jsonl`` has the curve.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -15,6 +16,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,12 +27,20 @@ from torch import Tensor
 
 from mdrn_plugin.errors import BadOption, CannotRead
 from mdrn_plugin.files import write_bytes
-from mdrn_plugin.networks.mdrn import MDRN, STRIDE
+from mdrn_plugin.networks.mdrn import CHANNELS, MDRN
 
 from .data import CropRules, Crops, Pack, whole_pictures
 from .degrade import add_awgn
+from .distil import Distiller
 from .losses import get_loss
 from .optim import MuonAdam
+from .parallel import Ranks
+from .recipe import describe, without_defaults
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -59,6 +69,7 @@ class RunOptions:
     device: str = "cpu"
     checkpoint_minutes: float = 3.0
     stop_after_step: int | None = None  # for tests: end as if killed
+    ranks: Ranks = dataclasses.field(default_factory=Ranks)  # the processes that train together
 
 
 @dataclasses.dataclass(slots=True)
@@ -69,12 +80,19 @@ class _Progress:
     total: int = 0
     rate_factor: float = 1.0  # halved by the NaN guard
     seconds: float = 0.0
-    recipe: str = ""
+    recipe: str = ""  # JSON; old states hold the defaults as well
     data: str = ""
 
 
 class Stopped(Exception):
     """SIGINT or SIGTERM: the state has been saved."""
+
+
+def settings(recipe: Recipe) -> dict[str, int]:
+    """Return the arguments of the recipe's network, without those at their defaults."""
+    values = {"colours": recipe.colours, "blocks": recipe.blocks}
+    values |= {"channels": recipe.channels} if recipe.channels != CHANNELS else {}
+    return values | ({"unshuffle": recipe.unshuffle} if recipe.unshuffle > 1 else {})
 
 
 def build_network(recipe: Recipe) -> MDRN:
@@ -84,7 +102,7 @@ def build_network(recipe: Recipe) -> MDRN:
     begins as the identity (measured: 29.92 against 29.83 dB after 500 steps).
     """
     torch.manual_seed(recipe.seed)
-    network = MDRN(recipe.colours, recipe.blocks)
+    network = MDRN(**settings(recipe))
     for name, p in network.named_parameters():
         if p.ndim < 2 or name.startswith("tail.") or ".merge." in name:
             torch.nn.init.zeros_(p)
@@ -133,7 +151,13 @@ def psnr(x: Tensor, y: Tensor) -> float:
     return -10 * math.log10(max(1e-12, float((x.double() - y.double()).square().mean())))
 
 
-def train(recipe: Recipe, pack: Pack, options: RunOptions, init: dict[str, Tensor] | None = None) -> Path:
+def train(
+    recipe: Recipe,
+    pack: Pack,
+    options: RunOptions,
+    init: dict[str, Tensor] | None = None,
+    teacher: dict[str, Tensor] | None = None,
+) -> Path:
     """Run a recipe to its end.
 
     Parameters
@@ -146,6 +170,8 @@ def train(recipe: Recipe, pack: Pack, options: RunOptions, init: dict[str, Tenso
         Where and how long.
     init : dict of Tensor, optional
         Weights to start from, float32.
+    teacher : dict of Tensor, optional
+        Weights of the recipe's teacher, float32.
 
     Returns
     -------
@@ -157,17 +183,40 @@ def train(recipe: Recipe, pack: Pack, options: RunOptions, init: dict[str, Tenso
     Stopped
         A signal asked for the end; the state is saved and ``resume`` goes on from it.
     """
-    trainer = _Trainer(recipe, pack, options, init)
-    return trainer.run()
+    with _alone_in(options.folder, options.ranks):
+        return _Trainer(recipe, pack, options, init, teacher).run()
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path, ranks: Ranks) -> Iterator[None]:
+    """Hold the run's lock: two trainings in one folder would spoil each other's state."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if fcntl is None or not ranks.leads:
+        yield
+        return
+    with (folder / ".lock").open("wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise BadOption(
+                f"{folder}: another training is at work there; wait for it, or choose another --out"
+            ) from error
+        yield
 
 
 class _Trainer:
     def __init__(
-        self, recipe: Recipe, pack: Pack, options: RunOptions, init: dict[str, Tensor] | None
+        self,
+        recipe: Recipe,
+        pack: Pack,
+        options: RunOptions,
+        init: dict[str, Tensor] | None,
+        teacher: dict[str, Tensor] | None,
     ) -> None:
         self.recipe, self.pack, self.options = recipe, pack, options
+        self.ranks = options.ranks
+        self.share = self.ranks.share(recipe.batch)
         self.folder = options.folder
-        self.folder.mkdir(parents=True, exist_ok=True)
         self.device = torch.device(options.device)
         kept, used = pack.select(recipe.validation)
         if not kept:  # no such folder: keep every 25th picture
@@ -185,7 +234,12 @@ class _Trainer:
         self.ema = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
         self.optimizer = MuonAdam(self.network.named_parameters())
         self.loss = get_loss(recipe.loss)
-        self.progress = _Progress(recipe=json.dumps(dataclasses.asdict(recipe)), data=pack.digest)
+        self.distiller = None
+        if recipe.distillation:
+            if teacher is None:
+                raise BadOption(f"{recipe.name}: distillation needs a teacher; name it in the recipe")
+            self.distiller = Distiller(recipe, teacher, self.device)
+        self.progress = _Progress(recipe=json.dumps(describe(recipe)), data=pack.digest)
         self.log: list[dict[str, Any]] = []
         self.stop = False
 
@@ -196,6 +250,8 @@ class _Trainer:
         return self.folder / "state.safetensors"
 
     def save(self) -> None:
+        if not self.ranks.leads:
+            return
         tensors = {f"weights/{k}": v for k, v in self.network.state_dict().items()}
         tensors |= {f"ema/{k}": v for k, v in self.ema.items()}
         tensors |= {f"optimizer/{k}": v for k, v in self.optimizer.state().items()}
@@ -207,7 +263,8 @@ class _Trainer:
     def restore(self) -> None:
         with safe_open(self.state_file, "pt") as file:
             progress = _Progress(**json.loads(file.metadata()["progress"]))
-        if progress.recipe != self.progress.recipe or progress.data != self.progress.data:
+        same = without_defaults(json.loads(progress.recipe)) == describe(self.recipe)
+        if not same or progress.data != self.progress.data:
             raise BadOption(
                 f"{self.folder}: was started with another recipe or other data; "
                 "choose another --out, or start over with --no-resume"
@@ -256,8 +313,8 @@ class _Trainer:
             if self.progress.total == 0 and self.progress.step == _PROBE[0]:
                 probe = began
             if self.progress.total == 0 and self.progress.step == _PROBE[1]:
-                self._choose_total((began - probe) / (_PROBE[1] - _PROBE[0]))
-            loss = self._one_step()
+                self._choose_total(self.ranks.same(began - probe) / (_PROBE[1] - _PROBE[0]))
+            loss = self.ranks.mean(self._one_step())
             if not math.isfinite(loss):
                 self._step_back()
                 losses.clear()
@@ -277,26 +334,38 @@ class _Trainer:
             if self.progress.step == self.options.stop_after_step:
                 os.kill(os.getpid(), signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
             # Only at log lines: the mean in each line is then of the same steps in every run.
-            due = time.monotonic() - saved > 60 * self.options.checkpoint_minutes
-            if (due or self.stop) and self.progress.step % _LOG_EVERY == 0 and self.progress.total:
+            if self.progress.step % _LOG_EVERY or not self.progress.total:
+                continue
+            stop = self.ranks.any(self.stop)
+            if stop or time.monotonic() - saved > 60 * self.options.checkpoint_minutes:
                 self.save()
                 saved = time.monotonic()
-            if self.stop and self.progress.step % _LOG_EVERY == 0:
+            if stop:
                 step = self.progress.step
                 raise Stopped(f"{recipe.name}: stopped at step {step}; --resume goes on from there")
 
     def _one_step(self) -> float:
         recipe, step = self.recipe, self.progress.step
-        clean = self.crops.batch(step, recipe.batch)
-        noisy, sigma = add_awgn(clean, recipe.sigma_255, recipe.seed, step)
+        clean = self.crops.batch(step, recipe.batch, self.share)
+        noisy, sigma = add_awgn(clean, recipe.sigma_255, recipe.seed, step, recipe.batch, self.share)
         clean, noisy, sigma = (t.to(self.device) for t in (clean, noisy, sigma))
         noisy = noisy.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16):
-            loss = self.loss(self.network(noisy), clean, sigma)
+            if self.distiller is None:
+                loss = self.loss(self.network(noisy), clean, sigma)
+            else:
+                features = self.network.nodes(noisy)
+                out = noisy - self.network.noise_of(features).to(noisy.dtype)
+                loss = self.loss(out, clean, sigma)
+                kdl = self.distiller.loss(features, self.distiller.features(clean, noisy, sigma))
+                loss = loss + recipe.kdl_weight * kdl
         value = float(loss.detach())
-        if not math.isfinite(value):
-            return value  # before the gradients are touched: they would stay NaN
+        if not math.isfinite(self.ranks.mean(value)):
+            return math.nan  # before the gradients are touched: they would stay NaN
         loss.backward()  # type: ignore[no-untyped-call]
+        self.ranks.average_gradients(self.network.parameters())
+        if recipe.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), recipe.clip_norm)
         factor = rate_at(step, self.progress.total or 10**9, recipe.warm_up) * self.progress.rate_factor
         self.optimizer.step(recipe.muon_rate * factor, recipe.adam_rate * factor)
         keep = min(recipe.ema, (1 + step) / (10 + step))
@@ -317,6 +386,7 @@ class _Trainer:
 
     def _step_back(self) -> None:
         """Go back to the last good state and halve the rate: the loss is not finite or shot up."""
+        self.ranks.wait()  # until rank 0 has written the state that all go back to
         factor = self.progress.rate_factor / 2
         if factor < 1e-3:
             raise CannotRead(f"{self.recipe.name}: the loss diverges even at a tiny rate; check the data")
@@ -330,24 +400,32 @@ class _Trainer:
         self._note(rate_factor=factor)
 
     def _note(self, **values: float) -> None:
+        if not self.ranks.leads:
+            values = {k: v for k, v in values.items() if k == "loss"}  # for `_is_spike`
         line = {"step": self.progress.step, "seconds": round(self.progress.seconds, 1), **values}
         self.log.append(line)
         shown = {k: round(v, 5) for k, v in values.items()}
+        if not self.ranks.leads:
+            return
         if "loss" not in values or self.progress.step % (10 * _LOG_EVERY) == 0:
             _say(f"{self.recipe.name} {self.progress.step}/{self.progress.total} {shown}")
 
     def _validate(self) -> None:
+        if not self.ranks.leads:
+            return
         scores = validate(
             self.recipe,
             self.ema,
-            whole_pictures(self.pack, self.kept, self.recipe.colours, STRIDE),
+            whole_pictures(self.pack, self.kept, self.recipe.colours, self.network.stride),
             self.device,
         )
         self._note(**{f"psnr_{sigma:g}": value for sigma, value in scores.items()})
 
     def _finish(self) -> Path:
-        self.save()
         path = self.folder / f"{self.recipe.name}.safetensors"
+        if not self.ranks.leads:
+            return path
+        self.save()
         half = {k: v.half().cpu().contiguous() for k, v in self.ema.items()}
         data = save(half)
         write_bytes(path, data)
@@ -376,7 +454,7 @@ def validate(
     recipe: Recipe, weights: dict[str, Tensor], pictures: list[Tensor], device: torch.device
 ) -> dict[float, float]:
     """Return the mean PSNR at each of the recipe's validation levels, noise from fixed seeds."""
-    network = MDRN(recipe.colours, recipe.blocks)
+    network = MDRN(**settings(recipe))
     network.load_state_dict(weights)
     network.to(device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     scores = {}
@@ -403,16 +481,17 @@ def manifest_entry(
         "file": f"{recipe.name}.safetensors",
         "sha256": hashlib.sha256(data).hexdigest(),
         "architecture": "mdrn",
-        "settings": {"colours": recipe.colours, "blocks": recipe.blocks},
+        "settings": settings(recipe),
         "band_255": list(recipe.band_255),
         "trained_255": list(recipe.sigma_255),
-        "teacher": None,
-        "distillation": None,
+        "teacher": recipe.teacher or None,
+        "distillation": recipe.distillation or None,
         "training": {
             "recipe": f"{recipe.name}.toml",
             "init": recipe.init or None,
             "steps": steps,
             "seed": recipe.seed,
+            **({"kdl_weight": recipe.kdl_weight} if recipe.distillation else {}),
             "pictures": len(pack.entries),
             "data_digest": pack.digest,
             "validation": {k.removeprefix("psnr_"): v for k, v in last.items()},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ class Recipe:
     sigma_255: tuple[float, float]  # noise trained on, 0..255
     band_255: tuple[float, float]  # noise the plan picks the model for, 0..255
     steps: int
+    channels: int = 64  # of the inner features
+    unshuffle: int = 1  # side of the blocks of pixels that become channels in front
     tier: str = "balanced"  # "fast", "balanced" or "best": the quality that the model serves
     init: str = ""  # name of the model to start from; empty: from scratch
     patch: int = 64  # px
@@ -37,7 +40,31 @@ class Recipe:
     validate_sigma_255: tuple[float, ...] = ()
     validate_every: int = 250  # steps
     validate_pictures: int = 24
+    clip_norm: float = 0.0  # longest gradient of a step, 0: any length
     seed: int = 1
+    distillation: str = ""  # "hads" or "hmds"; empty: from the clean pictures alone
+    teacher: str = ""  # name of the model that teaches
+    teacher_sigma_255: tuple[float, ...] = ()  # HMDS: noise that the teacher is shown, 0..255
+    kdl_weight: float = 0.0  # of the feature distance beside the loss
+
+
+def describe(recipe: Recipe) -> dict[str, Any]:
+    """Return what decides the run, as JSON has it, without what stands at its default."""
+    return without_defaults(json.loads(json.dumps(dataclasses.asdict(recipe))))
+
+
+def without_defaults(values: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the fields that stand at their defaults.
+
+    Two runs are the same when this is: fields that later versions add do not part an old run
+    from its recipe.
+    """
+    defaults = {f.name: f.default for f in dataclasses.fields(Recipe)}
+    return {
+        k: v
+        for k, v in values.items()
+        if k not in defaults or v != (list(d) if isinstance(d := defaults[k], tuple) else d)
+    }
 
 
 def load_recipe(name_or_path: str) -> Recipe:

@@ -15,7 +15,7 @@ from .recipe import load_recipe
 
 # px; what a shorter halo than the exact one changes, as a share of the residual's standard deviation
 # (2B, tiles of 392, noise 10 and 50): 32 px 8e-4 and 4e-4, 48 px 8e-5 and 5e-5, 64 px 5e-7 and 3e-7.
-_DEFAULT_HALO = {2: 48}
+_DEFAULT_HALO = {(2, 1): 48}
 
 LICENCES = {
     "weights": "BSD-3-Clause",
@@ -67,9 +67,10 @@ def ship(runs: list[Path], weights: Path, recipes: Path | None = None) -> list[s
         blocks = entry["settings"]["blocks"]
         name = entry["name"]
         entry["tier"] = load_recipe(name if recipes is None else str(recipes / f"{name}.toml")).tier
-        entry["stride"] = STRIDE
-        entry["halo"] = exact_halo(blocks)
-        entry["default_halo"] = _DEFAULT_HALO.get(blocks, entry["halo"])
+        unshuffle = entry["settings"].get("unshuffle", 1)
+        entry["stride"] = STRIDE * unshuffle
+        entry["halo"] = exact_halo(blocks, unshuffle)
+        entry["default_halo"] = _DEFAULT_HALO.get((blocks, unshuffle), entry["halo"])
         write_bytes(weights / entry["file"], data)
         models[entry["name"]] = entry
         names.append(entry["name"])

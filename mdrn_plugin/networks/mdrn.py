@@ -150,7 +150,11 @@ class MDRN(nn.Module):
 
     def residual(self, x_NCHW: Tensor) -> Tensor:
         """Return the noise that the network sees in `x_NCHW`."""
-        noise: Tensor = self.tail(self.nodes(x_NCHW)[(0, LEVELS - 1)])
+        return self.noise_of(self.nodes(x_NCHW))
+
+    def noise_of(self, nodes: dict[tuple[int, int], Tensor]) -> Tensor:
+        """Return the noise that the outputs of the MSAGs (see `nodes`) amount to."""
+        noise: Tensor = self.tail(nodes[0, LEVELS - 1])
         return functional.pixel_shuffle(noise, self.unshuffle) if self.unshuffle > 1 else noise
 
     def nodes(self, x_NCHW: Tensor) -> dict[tuple[int, int], Tensor]:

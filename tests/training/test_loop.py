@@ -71,6 +71,7 @@ def test_train_killed_and_resumed_equals_unbroken(pictures: Path, tmp_path: Path
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_train_two_minutes_killed_and_resumed_has_the_losses_of_an_unbroken_run(
     pictures: Path, tmp_path: Path
 ) -> None:
