@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +25,8 @@ from mdrn_plugin.errors import (
 
 if TYPE_CHECKING:
     from mdrn_plugin.batch.jobs import Job, Jobs
-    from mdrn_plugin.batch.run import Outcome, Settings
-    from mdrn_plugin.picture import ValueRange
+    from mdrn_plugin.batch.run import Outcome, Session, Settings
+    from mdrn_plugin.picture import Picture, ValueRange
     from mdrn_plugin.plan import Options
 
 
@@ -41,7 +44,7 @@ def main() -> None:
         code = stop.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("mdrn-batch: interrupted", err=True)
-        code = EXIT_INTERRUPTED
+        _leave_at_once(EXIT_INTERRUPTED)
     except BrokenPipeError:  # the reader of our stdout has gone, such as `| head`
         code = 0
     except Exception as error:
@@ -54,6 +57,14 @@ def main() -> None:
         )
         code = EXIT_BUG
     _leave(code if isinstance(code, int) else 0)
+
+
+def _leave_at_once(code: int) -> None:
+    """Leave without waiting for threads that read or write; what they leave, the next run removes."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def _leave(code: int) -> None:
@@ -121,25 +132,130 @@ def _processing_options(command: Any) -> Any:
     return command
 
 
+def _from_config(context: click.Context, _: click.Parameter, file: Path | None) -> None:
+    """Let a TOML file give what the command line leaves out."""
+    if file is None:
+        return
+    import tomllib
+
+    try:
+        with open(file, "rb") as source:
+            given = tomllib.load(source)
+    except OSError as error:
+        raise BadOption(
+            f"{file}: cannot be read ({error.strerror}); check the path of the configuration"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadOption(f"{file}: is not TOML ({error}); mend it") from error
+    names: dict[str, click.Parameter] = {"inputs": context.command.params[0]}
+    for parameter in context.command.params[1:]:
+        for option in (*parameter.opts, *parameter.secondary_opts):
+            if option.startswith("--") and option not in ("--config", "--no-isolate"):
+                names[option[2:]] = parameter
+    values = {}
+    for key, value in given.items():
+        name = key.replace("_", "-")
+        if name not in names:
+            known = ", ".join(sorted(names))
+            raise BadOption(f"{file}: {key!r} is no option; use {known}")
+        parameter = names[name]
+        if isinstance(value, dict) or (isinstance(value, list) and name not in ("inputs", "range")):
+            raise BadOption(f"{file}: {key}: expected a single value, got {value!r}")
+        if getattr(parameter, "is_flag", False) and not isinstance(value, bool):
+            raise BadOption(f"{file}: {key}: expected true or false, got {value!r}")
+        if name == "range" and isinstance(value, list):
+            value = ",".join(map(str, value))
+        if name == "inputs":
+            value = [value] if isinstance(value, str) else value
+            if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
+                raise BadOption(f'{file}: inputs: expected a list of paths such as ["scans"], got {value!r}')
+        values[str(parameter.name)] = value
+    context.obj = values.pop("inputs", None)
+    context.default_map = values
+
+
 @cli.command()
-@click.argument("inputs", nargs=-1, required=True, metavar="INPUTS...")
+@click.argument("inputs", nargs=-1, metavar="INPUTS...")
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Output folder.")
 @click.option("-r", "--recursive", is_flag=True, help="Enter sub-folders; the tree is mirrored.")
 @click.option("--pattern", default="*", show_default=True, help="Only files of folders with such names.")
+@click.option("--suffix", default="", help="Put behind the names of the outputs: -clean gives a-clean.tif.")
+@click.option(
+    "--format",
+    type=click.Choice(["tiff", "png", "jpeg", "webp", "bmp"]),
+    help="Format of the outputs.  [default: that of each input]",
+)
 @_processing_options
-@click.option("--overwrite", is_flag=True, help="Replace outputs that exist.")
+@click.option("--same-noise", is_flag=True, help="One noise for all like pictures of a folder: a series.")
+@click.option(
+    "--max-pixels", type=click.IntRange(min=1), metavar="N", help="Refuse larger files.  [default: 2e9]"
+)
+@click.option("--resume", is_flag=True, help="Skip what is done. This is the default.")
+@click.option("--overwrite", is_flag=True, help="Do everything, and replace outputs that exist.")
+@click.option("--retry-failed", is_flag=True, help="Only files that failed the last time.")
+@click.option("--fail-fast", is_flag=True, help="Stop at the first failure.")
+@click.option(
+    "--jobs",
+    "in_work",
+    type=click.IntRange(1, 64),
+    default=3,
+    show_default=True,
+    metavar="N",
+    help="Files in work at once: one is computed, others are read and written meanwhile.",
+)
+@click.option(
+    "--verify",
+    is_flag=True,
+    help="Decode what was written and compare; of files done before, compare the content.",
+)
+@click.option(
+    "--isolate/--no-isolate",
+    default=None,
+    help="Decode in a helper process that may crash or hang.  [default: from 8 files on]",
+)
+@click.option("--watch", is_flag=True, help="Go on: denoise new files as they are completely written.")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    is_eager=True,
+    expose_value=False,
+    callback=_from_config,
+    help="A TOML file with these options by name; the command line has precedence.",
+)
+@click.option(
+    "--report",
+    "report_file",
+    type=click.Path(path_type=Path),
+    metavar="HTML",
+    help="Write a page with before and after, noise, model and verdict of every file.",
+)
 @click.option("--dry-run", is_flag=True, help="Show what would be done, file by file, and do nothing.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON line per file on stdout.")
 @click.option("-q", "--quiet", is_flag=True, help="Only errors.")
 @click.option("-v", "--verbose", is_flag=True, help="The plan of every file.")
 @click.option("--log-file", type=click.Path(path_type=Path), help="Append messages to this file.")
+@click.pass_context
 def denoise(
+    context: click.Context,
+    /,
     inputs: tuple[str, ...],
     out: Path,
     recursive: bool,
     pattern: str,
+    suffix: str,
+    format: str | None,
     limits: str | None,
+    same_noise: bool,
+    max_pixels: int | None,
+    resume: bool,
     overwrite: bool,
+    retry_failed: bool,
+    fail_fast: bool,
+    in_work: int,
+    verify: bool,
+    isolate: bool | None,
+    watch: bool,
+    report_file: Path | None,
     dry_run: bool,
     as_json: bool,
     quiet: bool,
@@ -157,18 +273,56 @@ def denoise(
     from mdrn_plugin.batch.run import Settings
     from mdrn_plugin.formats import READABLE_SUFFIXES
 
-    settings = Settings(_options(wishes), _parse_range(limits), overwrite)
-    listed = [line.rstrip("\n") for line in sys.stdin] if inputs == ("-",) else list(inputs)
-    jobs = batch_jobs.collect(
-        listed, out, suffixes=frozenset(READABLE_SUFFIXES), recursive=recursive, pattern=pattern
+    given = inputs or tuple(context.obj or ())
+    if not given:
+        raise click.MissingParameter(ctx=context, param=context.command.params[0])
+    _refuse_contradictions(
+        {"--resume": resume, "--overwrite": overwrite},
+        {"--watch": watch, "--dry-run": dry_run},
+        {"--watch": watch, "--retry-failed": retry_failed},
+        {"--watch": watch, "- as input": given == ("-",)},
     )
+    settings = Settings(
+        _options(wishes),
+        _parse_range(limits),
+        overwrite,
+        jobs=in_work,
+        max_pixels=max_pixels,
+        same_noise=same_noise,
+        verify=verify,
+        isolate=True if watch and isolate is None else isolate,
+        fail_fast=fail_fast,
+        retry_failed=retry_failed,
+        preview=report_file is not None,
+    )
+    listed = [line.rstrip("\n") for line in sys.stdin] if given == ("-",) else list(given)
+
+    def collect() -> Jobs:
+        return batch_jobs.collect(
+            listed,
+            out,
+            suffixes=frozenset(READABLE_SUFFIXES),
+            recursive=recursive,
+            pattern=pattern,
+            suffix=suffix,
+            format=format,
+        )
+
+    jobs = collect()
     screen = _Screen(quiet, verbose, as_json, log_file)
-    if not jobs.jobs and not jobs.failures:
+    if not jobs.jobs and not jobs.failures and not watch:
         raise _nothing(listed)
     if dry_run:
         sys.exit(_show_plans(jobs, settings))
-    batch_jobs.prepare_output(out)
-    sys.exit(_run_batch(jobs, out, settings, screen))
+    batch_jobs.prepare_output(out, jobs.jobs)
+    errand = _Errand(out, settings, screen, collect if watch else None, report_file)
+    sys.exit(_run_batch(jobs, errand))
+
+
+def _refuse_contradictions(*pairs: dict[str, bool]) -> None:
+    for pair in pairs:
+        if all(pair.values()):
+            raise BadOption(f"{' and '.join(pair)}: contradict each other; choose one")
 
 
 def _nothing(inputs: list[str]) -> click.ClickException:
@@ -211,7 +365,7 @@ class _Screen:
     """Messages and the progress line."""
 
     def __init__(self, quiet: bool, verbose: bool, as_json: bool, log_file: Path | None) -> None:
-        self._quiet, self._verbose, self._json = quiet, verbose, as_json
+        self._quiet, self._verbose, self.json = quiet, verbose, as_json
         self._log_file = log_file
         # NO_COLOR and pipes: a progress line on a terminal only.
         self._live = sys.stderr.isatty() and not quiet
@@ -235,7 +389,7 @@ class _Screen:
         if self._verbose and outcome.result is not None:
             for text in outcome.result.plan.explain().splitlines():
                 self.say(f"         {text}")
-        if self._json:
+        if self.json:
             click.echo(record(outcome))
             sys.stdout.flush()
 
@@ -282,23 +436,60 @@ class _Signals:
         return EXIT_TERMINATED if self.received == signal.SIGTERM else EXIT_INTERRUPTED
 
 
-def _run_batch(jobs: Jobs, out: Path, settings: Settings, screen: _Screen) -> int:
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Errand:
+    """What is run, beside the jobs."""
+
+    out: Path
+    settings: Settings
+    screen: _Screen
+    collect: Callable[[], Jobs] | None  # finds the jobs again: to watch
+    report_file: Path | None
+
+
+def _run_batch(jobs: Jobs, errand: _Errand) -> int:
     import time
 
     from mdrn_plugin.batch import report
-    from mdrn_plugin.batch.run import exit_code, run
+    from mdrn_plugin.batch.run import Session, exit_code
 
     began = time.perf_counter()
-    outcomes: list[Outcome] = []
+    screen, page = errand.screen, None
+    if errand.report_file is not None:
+        from mdrn_plugin.batch.html_report import HtmlReport
+
+        page = HtmlReport(errand.report_file)
 
     def told(outcome: Outcome) -> None:
-        outcomes.append(outcome)
         screen.told(outcome)
+        if page is not None:
+            page.add(outcome)
+
+    tally = report.Tally()
+
+    def write_report() -> None:
+        if page is not None and tally.count:
+            page.write(tally, time.perf_counter() - began)
 
     with _Signals() as signals:
         try:
-            run(jobs, out, settings, told=told, progress=screen.progress, stop=lambda: signals.received > 0)
-            code = exit_code(outcomes)
+            session = Session(
+                errand.out,
+                errand.settings,
+                told=told,
+                progress=screen.progress,
+                stop=lambda: signals.received > 0,
+                note=screen.say,
+            )
+            tally = session.tally
+            with session:
+                if errand.collect is None:
+                    session.work(jobs)
+                else:
+                    _watch(session, errand.collect, screen, signals, write_report)
+            code = exit_code(tally)
+            if tally.count == 0 and errand.settings.retry_failed:
+                screen.say(f"nothing to do: no file failed the last time in {errand.out}", important=True)
         except Cancelled:
             screen.say(
                 "interrupted: what is done is kept, the same command goes on from there", important=True
@@ -306,20 +497,43 @@ def _run_batch(jobs: Jobs, out: Path, settings: Settings, screen: _Screen) -> in
             code = signals.exit_code
         finally:
             seconds = time.perf_counter() - began
-            screen.say(report.summary(outcomes, seconds))
-            if screen._json:
-                click.echo(report.totals(outcomes, seconds))
+            screen.say(report.summary(tally, seconds))
+            if screen.json:
+                click.echo(report.totals(tally, seconds))
+            write_report()
+    if page is not None:
+        page.close()
+        screen.say(f"report: {errand.report_file}")
     return code
 
 
+def _watch(
+    session: Session,
+    collect: Callable[[], Jobs],
+    screen: _Screen,
+    signals: _Signals,
+    rested: Callable[[], None],
+) -> None:
+    from mdrn_plugin.batch.watch import Watcher, watch
+
+    screen.say("watching; Ctrl-C ends it")
+    watcher = Watcher(collect, lambda text: screen.say(text, important=True))
+    watch(session, watcher, stop=lambda: signals.received > 0, rested=rested)
+
+
 def _show_plans(jobs: Jobs, settings: Settings) -> int:
+    from mdrn_plugin import formats
     from mdrn_plugin.errors import EXIT_OK, EXIT_SOME_FAILED
     from mdrn_plugin.pipeline import make_plan, measure, prepare
 
     failed = [f.reason for f in jobs.failures]
+
+    def read(source: str | os.PathLike[str]) -> Picture:
+        return formats.read(source, max_pixels=settings.max_pixels)
+
     for job in jobs.jobs:
         try:
-            picture = prepare(job.source, job.target, settings.value_range)
+            picture = prepare(job.source, job.target, settings.value_range, read=read)
             plan = make_plan(picture, measure(picture, settings.options), settings.options)
         except MdrnError as error:
             failed.append(str(error))
@@ -338,7 +552,6 @@ def _show_plans(jobs: Jobs, settings: Settings) -> int:
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def info(file: Path, limits: str | None, as_json: bool, **wishes: Any) -> None:
     """Show what a file is, how noisy it is, and what would be done to it."""
-    import dataclasses
     import json
 
     from mdrn_plugin import formats
@@ -385,7 +598,6 @@ def info(file: Path, limits: str | None, as_json: bool, **wishes: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def models(as_json: bool) -> None:
     """List the models, the noise each is for, and what it was measured to reach."""
-    import dataclasses
     import json
 
     from mdrn_plugin.zoo import shipped
@@ -420,7 +632,6 @@ def doctor() -> None:
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def compare(a: Path, b: Path, as_json: bool) -> None:
     """Compare two pictures: PSNR, SSIM, and statistics of A minus B."""
-    import dataclasses
     import json
 
     from mdrn_plugin.compare import compare_files

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -99,6 +100,12 @@ def write_bytes(path: str | os.PathLike[str], data: bytes, *, overwrite: bool = 
     """Write `data` to `path` atomically; see `write_atomic` for what it raises."""
     with write_atomic(path, overwrite=overwrite) as file:
         file.write(data)
+
+
+def content_hash(path: str | os.PathLike[str]) -> str:
+    """Return the sha256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def remove_stale_parts(folder: str | os.PathLike[str]) -> list[Path]:

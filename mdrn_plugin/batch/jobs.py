@@ -17,8 +17,10 @@ from pathlib import Path
 
 from mdrn_plugin.errors import BadOption, OutputUnusable
 from mdrn_plugin.files import PART_PREFIX
+from mdrn_plugin.formats import format_of_suffix, suffix_for
 
 LEDGER_FOLDER = ".mdrn"
+_LONGEST_NAME = 255  # bytes, on every file system in common use
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -46,7 +48,14 @@ class Jobs:
 
 
 def collect(
-    inputs: Iterable[str], out: Path, *, suffixes: frozenset[str], recursive: bool = False, pattern: str = "*"
+    inputs: Iterable[str],
+    out: Path,
+    *,
+    suffixes: frozenset[str],
+    recursive: bool = False,
+    pattern: str = "*",
+    suffix: str = "",
+    format: str | None = None,
 ) -> Jobs:
     """Turn files, folders and globs into jobs.
 
@@ -63,22 +72,46 @@ def collect(
         Enter sub-folders; the tree is mirrored in `out`.
     pattern : str
         Only names of folder entries that match, such as ``*.tif``.
+    suffix : str
+        Put behind the name of each output: ``a.tif`` becomes ``a-clean.tif`` with ``-clean``.
+    format : str, optional
+        Format of all outputs, see `formats.suffix_for`; left out, that of each input.
 
     Raises
     ------
     BadOption
-        Two inputs map to one output, or an output is its own input.
+        Two inputs map to one output, an output is its own input, or `suffix` is no part of a name.
     """
+    if suffix and suffix != os.path.basename(suffix.replace("\\", "/")):
+        raise BadOption(f"suffix {suffix!r}: expected a part of a file name without slashes, such as -clean")
     failures: list[Failure] = []
     found: dict[Path, Job] = {}
     out_real = Path(os.path.realpath(out))
     for text in inputs:
         for source, relative in _expand(text, out_real, suffixes, recursive, pattern, failures):
-            job = Job(source, out / relative)
-            found.setdefault(source, job)
+            target = out / relative.with_name(_target_name(relative.name, suffix, format))
+            if len(os.fsencode(target.name)) > _LONGEST_NAME:
+                failures.append(
+                    Failure(source, f"{source}: {target.name}: is too long for a file name; rename the input")
+                )
+                continue
+            found.setdefault(source, Job(source, target))
     jobs = tuple(found.values())
     _refuse_collisions(jobs, out)
     return Jobs(jobs, tuple(failures))
+
+
+def _target_name(name: str, suffix: str, format: str | None) -> str:
+    """Return the name of the output: a.ome.tif, -clean, None gives a-clean.ome.tif."""
+    if not suffix and format is None:
+        return name
+    stem, ending = os.path.splitext(name)
+    if format is not None and format_of_suffix(ending) != format:
+        ending = suffix_for(format)
+        stem = stem.removesuffix(".ome")
+    if stem.lower().endswith(".ome"):
+        stem, ending = stem[:-4], stem[-4:] + ending
+    return stem + suffix + ending
 
 
 def _expand(
@@ -169,13 +202,22 @@ def folds_case(folder: Path) -> bool:
         os.unlink(probe / name)
 
 
-def prepare_output(out: Path) -> None:
-    """Make the output folder, or say why it cannot be used."""
+def prepare_output(out: Path, jobs: Iterable[Job] = ()) -> None:
+    """Make the output folder, or say why it, or a folder of the mirrored tree, cannot be used.
+
+    Raises
+    ------
+    OutputUnusable
+        Not a folder, or not writable.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputUnusable(
             f"{out}: cannot be used as output folder ({error.strerror}); choose another with -o"
         ) from error
-    if not os.access(out, os.W_OK | os.X_OK):
-        raise OutputUnusable(f"{out}: is not writable; choose another output folder with -o")
+    for folder in {out, *(job.target.parent for job in jobs)}:
+        if os.path.lexists(folder) and not folder.is_dir():
+            raise OutputUnusable(f"{folder}: is in the way of an output folder; choose another with -o")
+        if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK):
+            raise OutputUnusable(f"{folder}: is not writable; choose another output folder with -o")

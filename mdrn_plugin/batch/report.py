@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -56,32 +55,64 @@ def record(outcome: Outcome) -> str:
     return json.dumps(data)
 
 
-def summary(outcomes: Iterable[Outcome], seconds: float) -> str:
+@dataclasses.dataclass(slots=True)
+class Tally:
+    """How many files ended how; all that is kept of them, however many there are."""
+
+    done: int = 0
+    skipped: int = 0
+    failed: int = 0
+    doubtful: int = 0  # done, but the verdict is "do not trust"
+    bug: bool = False  # a failure was a fault of this program
+    first_failure: str = ""
+    first_doubtful: str = ""
+
+    @classmethod
+    def of(cls, outcomes: Iterable[Outcome]) -> Tally:
+        """Count outcomes."""
+        tally = cls()
+        for outcome in outcomes:
+            tally.add(outcome)
+        return tally
+
+    @property
+    def count(self) -> int:
+        """All files."""
+        return self.done + self.skipped + self.failed
+
+    def add(self, outcome: Outcome) -> None:
+        """Count one more."""
+        setattr(self, outcome.state, getattr(self, outcome.state) + 1)
+        self.bug = self.bug or outcome.bug
+        if outcome.state == "failed":
+            self.first_failure = self.first_failure or outcome.reason
+        if outcome.result is not None and outcome.result.verdict == "do not trust":
+            self.doubtful += 1
+            self.first_doubtful = self.first_doubtful or str(outcome.target)
+
+
+def summary(outcomes: Tally | Iterable[Outcome], seconds: float) -> str:
     """Return what a person wants to know at the end, in at most five lines."""
-    outcomes = list(outcomes)
-    count = Counter(o.state for o in outcomes)
-    lines = [
-        f"{count['done']} done, {count['skipped']} done before, {count['failed']} failed in {seconds:.1f} s"
-    ]
-    doubtful = [o for o in outcomes if o.result and o.result.verdict == "do not trust"]
-    if doubtful:
-        lines.append(f"{len(doubtful)} to look at: the result may not be right, such as {doubtful[0].target}")
-    failed = [o for o in outcomes if o.state == "failed"]
-    if failed:
-        lines.append(f"first failure: {failed[0].reason}")
+    tally = outcomes if isinstance(outcomes, Tally) else Tally.of(outcomes)
+    lines = [f"{tally.done} done, {tally.skipped} done before, {tally.failed} failed in {seconds:.1f} s"]
+    if tally.doubtful:
+        lines.append(
+            f"{tally.doubtful} to look at: the result may not be right, such as {tally.first_doubtful}"
+        )
+    if tally.failed:
+        lines.append(f"first failure: {tally.first_failure}")
     return "\n".join(lines)
 
 
-def totals(outcomes: Iterable[Outcome], seconds: float) -> str:
+def totals(tally: Tally, seconds: float) -> str:
     """Return the closing JSON line of a run."""
-    count = Counter(o.state for o in outcomes)
     return json.dumps(
         {
             "schema": SCHEMA,
             "event": "end",
-            "done": count["done"],
-            "skipped": count["skipped"],
-            "failed": count["failed"],
+            "done": tally.done,
+            "skipped": tally.skipped,
+            "failed": tally.failed,
             "seconds": round(seconds, 3),
         }
     )
