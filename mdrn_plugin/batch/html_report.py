@@ -135,8 +135,7 @@ def _card(outcome: Outcome, section: str, preview: Preview | None) -> str:
     assert result is not None
     name = _text(os.fspath(outcome.source))
     rows: list[tuple[str, str]] = []
-    if result.reasons:
-        rows.append(("Why", "; ".join(result.reasons)))
+    rows.append(("Verdict", "; ".join([result.verdict, *result.reasons])))
     rows.append(("Noise", ", ".join(f"{s.sigma_255:.1f}/255" for s in result.plan.steps)))
     rows.append(("Model", ", ".join(dict.fromkeys(_model(dataclasses.asdict(s)) for s in result.plan.steps))))
     if result.check is not None:

@@ -59,11 +59,11 @@ def make(noisy: Picture, result: Picture) -> Preview:
     turn = _orientation(noisy)
 
     def pair(label: str, kind: str, one: NDArray[Any], other: NDArray[Any]) -> Pair:
-        shown = [_turned(_as_bytes(part, low, high), turn) for part in (one, other)]
+        shown = [_fitted(_turned(_as_bytes(part, low, high), turn)) for part in (one, other)]
         coded = [_webp(part, _QUALITY[kind]) for part in shown]
         return Pair(label, coded[0], coded[1], shown[0].shape[1], shown[0].shape[0])
 
-    step = max(1, -(-max(before.shape[:2]) // WHOLE_PX))
+    step = max(1, max(before.shape[:2]) // WHOLE_PX)
     whole = pair("whole picture", "whole", _reduced(before, step), _reduced(after, step))
     crops = tuple(
         pair(label, "crop", before[rows, columns], after[rows, columns])
@@ -151,6 +151,18 @@ def _turned(part: NDArray[Any], orientation: int) -> NDArray[Any]:
     if orientation in (2, 3, 6, 7):
         part = part[:, ::-1]
     return part
+
+
+def _fitted(part: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Reduce the longest side to `WHOLE_PX` if it is longer still."""
+    from PIL import Image
+
+    share = WHOLE_PX / max(part.shape[:2])
+    if share >= 1:
+        return part
+    size = max(1, round(part.shape[1] * share)), max(1, round(part.shape[0] * share))
+    image = Image.fromarray(np.ascontiguousarray(part), "RGB")
+    return np.asarray(image.resize(size, Image.Resampling.BOX))
 
 
 def _webp(part: NDArray[np.uint8], quality: int) -> bytes:

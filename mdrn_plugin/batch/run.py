@@ -64,7 +64,7 @@ class Outcome:
     reason : str
         Why it failed or was skipped; empty when done.
     seconds : float
-        Wall time from the beginning of reading to the end of writing.
+        Time that reading, computing and writing took, without waiting for other files.
     result : Result, optional
         Noise, plan and verdict, without pixels; of files that were done.
     bug : bool
@@ -147,7 +147,7 @@ class _Task:
     """One file in work."""
 
     job: Job
-    began: float = 0.0
+    seconds: float = 0.0
     key: Fingerprint | None = None
     sha256: str = ""
     overwrite: bool = False
@@ -374,7 +374,7 @@ class Session:
             assert self._ledger is not None
             self._ledger.release(task.job)
             if task.outcome is not None:
-                self._tell(task.outcome)
+                self._tell(dataclasses.replace(task.outcome, seconds=task.seconds))
                 if task.outcome.state == "failed" and self._settings.fail_fast:
                     self._waiting.clear()
                     self._postponed.clear()
@@ -411,7 +411,7 @@ class Session:
 
     def _guarded(self, task: _Task, step: Callable[[_Task], None]) -> None:
         """Take a step; whatever it raises becomes the outcome of the file, or ends the run."""
-        job = task.job
+        job, began = task.job, time.perf_counter()
         try:
             try:
                 step(task)
@@ -430,6 +430,7 @@ class Session:
                 self._fail(task, f"{job.source}: {what}; please report this as a bug", bug=True)
         except OutputUnusable as error:  # the ledger cannot be written
             self._fatal = self._fatal or error
+        task.seconds += time.perf_counter() - began
         if task.outcome is not None or self._fatal is not None:
             task.picture = task.result = None
 
@@ -439,16 +440,13 @@ class Session:
         assert self._ledger is not None
         if task.key is not None:  # an input that is not there would only fill the ledger
             self._ledger.failed(task.job, task.key, reason)
-        task.outcome = Outcome(
-            task.job.source, task.job.target, "failed", reason, time.perf_counter() - task.began, bug=bug
-        )
+        task.outcome = Outcome(task.job.source, task.job.target, "failed", reason, bug=bug)
 
     def _read(self, task: _Task) -> None:
         from mdrn_plugin.pipeline import prepare
 
         ledger, job, settings = self._ledger, task.job, self._settings
         assert ledger is not None
-        task.began = time.perf_counter()
         if not ledger.claim(job):
             task.postponed = True
             return
@@ -535,8 +533,7 @@ class Session:
             plan=result.plan.as_dict(),
         )
         slim = dataclasses.replace(result, picture=None)  # type: ignore[arg-type]  # pixels would pile up
-        seconds = time.perf_counter() - task.began
-        task.outcome = Outcome(job.source, job.target, "done", "", seconds, slim, preview=preview)
+        task.outcome = Outcome(job.source, job.target, "done", result=slim, preview=preview)
 
     def _save(self, task: _Task) -> bool:
         """Write a result; false if another run on the same folder was quicker."""
