@@ -41,6 +41,7 @@ _HEADER = struct.Struct("<BQQ")  # kind of answer, bytes of the record, bytes of
 _PICTURE, _ERROR = 0, 1
 _PR_SET_PDEATHSIG = 1  # Linux
 _NOTHING = memoryview(b"")
+_SERVE = "from mdrn_plugin.formats import isolated; isolated.serve()"
 
 
 def memory_limit() -> int:
@@ -168,7 +169,7 @@ def _size(path: Path) -> int:
 def _start(memory: int) -> subprocess.Popen[bytes]:
     # -P: the current folder, where the pictures may be, is no place for modules.
     path = [os.path.abspath(p) for p in sys.path if p]
-    code = f"import sys; sys.path[:] = {path!r}; from mdrn_plugin.formats import isolated; isolated.serve()"
+    code = f"import sys; sys.path[:] = {path!r}; {_SERVE}"
     return subprocess.Popen(
         [sys.executable, "-P", "-c", code, str(memory), str(os.getpid())],
         stdin=subprocess.PIPE,
