@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mdrn_plugin.errors import EXIT_INTERRUPTED, MdrnError
+from mdrn_plugin.errors import EXIT_INTERRUPTED, EXIT_SOME_FAILED, MdrnError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from .data import Pack
+    from .parallel import Ranks
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,27 +33,37 @@ def _parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", help="train one model by its recipe")
     run.add_argument("recipe", help="name of a shipped recipe, or a .toml file")
-    run.add_argument("--data", required=True, type=Path, help="folder of clean pictures, or a pack")
     run.add_argument("--out", type=Path, help="folder of the run (default: runs/NAME)")
     length = run.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=float, help="choose the steps so that it takes about this long")
     length.add_argument("--steps", type=int, help="number of steps, instead of the recipe's")
-    run.add_argument(
-        "--resume",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="go on from the run's last checkpoint if it has one (default)",
-    )
     run.add_argument("--init", help="weights to start from: a model name or a .safetensors file")
-    run.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1")
-    run.add_argument("--threads", type=int, help="CPU threads")
-    run.add_argument("--checkpoint-minutes", type=float, default=3.0)
+    run.add_argument("--teacher", help="weights that teach, likewise, instead of the recipe's teacher")
     run.add_argument("--stop-after-step", type=int, help=argparse.SUPPRESS)
+    _add_how(run)
     run.set_defaults(run=_run)
+
+    zoo = commands.add_parser(
+        "zoo", help="train every model that ships, or some: in order of need, skipping what is done"
+    )
+    zoo.add_argument("--only", default="*", metavar="PATTERN", help="model names, such as 'mdrn-2b-gray-*'")
+    zoo.add_argument("--out", type=Path, default=Path("runs"), help="folder of the runs (default: runs)")
+    zoo.add_argument("--minutes-per-model", type=float, metavar="M", help="instead of the recipes' steps")
+    zoo.add_argument("--ship", type=Path, metavar="WEIGHTS", help="enter what is finished into this folder")
+    zoo.add_argument("--recipes", type=Path, metavar="DIR", help="folder of .toml recipes, instead of ours")
+    zoo.add_argument("--dry-run", action="store_true", help="say what would be trained, in which order")
+    _add_how(zoo)
+    zoo.set_defaults(run=_zoo)
 
     data = commands.add_parser("data", help="decode a folder of pictures into one memory-mapped pack")
     data.add_argument("folder", type=Path)
     data.add_argument("--cache", type=Path, default=Path("runs/data"))
+    data.add_argument(
+        "--download",
+        choices=["div2k"],
+        help="fetch this set into FOLDER first (3.7 GB; for research only, says its licence)",
+    )
+    data.add_argument("--url", help="where to fetch it from, instead of its home")
     data.set_defaults(run=_data)
 
     ship = commands.add_parser("ship", help="put finished runs among the weights that ship")
@@ -69,56 +79,124 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_how(parser: argparse.ArgumentParser) -> None:
+    """Add what `run` and `zoo` share."""
+    parser.add_argument("--data", required=True, type=Path, help="folder of clean pictures, or a pack")
+    parser.add_argument(
+        "--resume",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="go on from the last checkpoint if there is one (default)",
+    )
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1")
+    parser.add_argument("--threads", type=int, help="CPU threads")
+    parser.add_argument("--checkpoint-minutes", type=float, default=3.0)
+
+
 def _run(options: argparse.Namespace) -> int:
+    import dataclasses
+
     import torch
 
-    from .data import open_pack
     from .loop import RunOptions, Stopped, train
+    from .parallel import join, leave
     from .recipe import load_recipe
+    from .zoo import find_weights
 
     if options.threads:
         torch.set_num_threads(options.threads)
     recipe = load_recipe(options.recipe)
+    if options.teacher:
+        recipe = dataclasses.replace(recipe, teacher=options.teacher)
     folder = options.out or Path("runs") / recipe.name
-    init = _find_init(options.init or recipe.init, folder.parent)
-    pack = open_pack(options.data, folder.parent / "data")
-    run = RunOptions(
-        folder=folder,
-        steps=options.steps,
-        minutes=options.minutes,
-        resume=options.resume,
-        device=options.device,
-        checkpoint_minutes=options.checkpoint_minutes,
-        stop_after_step=options.stop_after_step,
-    )
+    init, teacher = options.init or recipe.init, recipe.teacher
+    ranks, device = join(options.device)
     try:
-        print(train(recipe, pack, run, init))
+        pack = _open_pack_once(options.data, folder.parent / "data", ranks)
+        run = RunOptions(
+            folder=folder,
+            steps=options.steps,
+            minutes=options.minutes,
+            resume=options.resume,
+            device=device,
+            checkpoint_minutes=options.checkpoint_minutes,
+            stop_after_step=options.stop_after_step,
+            ranks=ranks,
+        )
+        path = train(
+            recipe,
+            pack,
+            run,
+            find_weights(init, folder.parent) if init else None,
+            find_weights(teacher, folder.parent, "teacher") if teacher else None,
+        )
+        if ranks.leads:
+            print(path)
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         return EXIT_INTERRUPTED
+    finally:
+        leave()
     return 0
 
 
-def _find_init(name: str, runs: Path) -> dict[str, Tensor] | None:
-    """Return the weights called `name`: of a run beside this one, shipped, or a file."""
-    if not name:
-        return None
-    from safetensors.torch import load_file
+def _open_pack_once(folder: Path, cache: Path, ranks: Ranks) -> Pack:
+    """Open the pack; if it must be made, only rank 0 makes it."""
+    from .data import open_pack
 
-    from mdrn_plugin.errors import BadOption
+    if not ranks.leads:
+        ranks.wait()
+        return open_pack(folder, cache)
+    try:
+        return open_pack(folder, cache)
+    finally:
+        ranks.wait()
 
-    shipped = Path(__file__).resolve().parent.parent / "weights"
-    choices = [Path(name), runs / name / f"{name}.safetensors", shipped / f"{name}.safetensors"]
-    for path in choices:
-        if path.suffix == ".safetensors" and path.is_file():
-            return {k: v.float() for k, v in load_file(path).items()}
-    places = ", ".join(os.fspath(p) for p in choices[1:])
-    raise BadOption(f"init {name!r}: no weights found at {places}; train that model first, or give --init")
+
+def _zoo(options: argparse.Namespace) -> int:
+    import torch
+
+    from .data import open_pack
+    from .loop import RunOptions, Stopped
+    from .ship import ship
+    from .zoo import order, table, train_zoo
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    own = [str(path) for path in sorted(options.recipes.glob("*.toml"))] if options.recipes else None
+    recipes = order(options.only, options.out, own)
+    if options.dry_run:
+        print("\n".join(recipe.name for recipe in recipes))
+        return 0
+    pack = open_pack(options.data, options.out / "data")
+    run = RunOptions(
+        folder=options.out,
+        minutes=options.minutes_per_model,
+        resume=options.resume,
+        device=options.device,
+        checkpoint_minutes=options.checkpoint_minutes,
+    )
+    try:
+        rows = train_zoo(recipes, pack, options.out, run)
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return EXIT_INTERRUPTED
+    print(table(rows))
+    good = [row.name for row in rows if row.outcome in ("trained", "done before")]
+    if options.ship and good:
+        options.ship.mkdir(parents=True, exist_ok=True)
+        ship([options.out / name for name in good], options.ship, options.recipes)
+    return 0 if len(good) == len(rows) else EXIT_SOME_FAILED
 
 
 def _data(options: argparse.Namespace) -> int:
     from .data import open_pack
 
+    if options.download:
+        from .download import DIV2K, fetch
+
+        print(DIV2K.licence, file=sys.stderr)
+        fetch(DIV2K, options.folder, options.url)
     pack = open_pack(options.folder, options.cache)
     print(f"{options.cache / pack.digest[:16]}: {len(pack.entries)} pictures, {pack.pixels.size:,} bytes")
     return 0

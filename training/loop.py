@@ -73,8 +73,8 @@ class RunOptions:
 
 
 @dataclasses.dataclass(slots=True)
-class _Progress:
-    """The part of the state that is not tensors."""
+class Progress:
+    """The part of a run's state that is not tensors."""
 
     step: int = 0
     total: int = 0
@@ -82,6 +82,19 @@ class _Progress:
     seconds: float = 0.0
     recipe: str = ""  # JSON; old states hold the defaults as well
     data: str = ""
+
+    def belongs_to(self, recipe: Recipe, pack: Pack) -> bool:
+        """Whether the state is of a run of this recipe on this data."""
+        return without_defaults(json.loads(self.recipe)) == describe(recipe) and self.data == pack.digest
+
+
+def state_of(folder: Path) -> Progress | None:
+    """Return how far the run in `folder` has come, None if it has not saved anything yet."""
+    file = folder / "state.safetensors"
+    if not file.is_file():
+        return None
+    with safe_open(file, "pt") as state:
+        return Progress(**json.loads(state.metadata()["progress"]))
 
 
 class Stopped(Exception):
@@ -239,7 +252,7 @@ class _Trainer:
             if teacher is None:
                 raise BadOption(f"{recipe.name}: distillation needs a teacher; name it in the recipe")
             self.distiller = Distiller(recipe, teacher, self.device)
-        self.progress = _Progress(recipe=json.dumps(describe(recipe)), data=pack.digest)
+        self.progress = Progress(recipe=json.dumps(describe(recipe)), data=pack.digest)
         self.log: list[dict[str, Any]] = []
         self.stop = False
 
@@ -261,10 +274,9 @@ class _Trainer:
         write_bytes(self.state_file, save(contiguous, meta))
 
     def restore(self) -> None:
-        with safe_open(self.state_file, "pt") as file:
-            progress = _Progress(**json.loads(file.metadata()["progress"]))
-        same = without_defaults(json.loads(progress.recipe)) == describe(self.recipe)
-        if not same or progress.data != self.progress.data:
+        progress = state_of(self.folder)
+        assert progress is not None
+        if not progress.belongs_to(self.recipe, self.pack):
             raise BadOption(
                 f"{self.folder}: was started with another recipe or other data; "
                 "choose another --out, or start over with --no-resume"

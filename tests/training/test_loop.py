@@ -22,39 +22,14 @@ from mdrn_plugin.training import loop
 from mdrn_plugin.training.command import main
 from mdrn_plugin.training.data import open_pack
 from mdrn_plugin.training.loop import RunOptions, build_network, choose_steps, convert_colours, rate_at, train
-from mdrn_plugin.training.recipe import Recipe, load_recipe, recipe_names
+from mdrn_plugin.training.recipe import load_recipe, recipe_names
 from mdrn_plugin.zoo import open_zoo
 
-TINY = Recipe(
-    name="mdrn-1b-gray-20-30",
-    colours=1,
-    blocks=1,
-    sigma_255=(20, 30),
-    band_255=(20, 30),
-    steps=30,
-    patch=16,
-    batch=2,
-    warm_up=5,
-    validate_sigma_255=(25,),
-    validate_every=20,
-    validate_pictures=1,
-)
-
-
-def _toml(recipe: Recipe, path: Path) -> Path:
-    values = dataclasses.asdict(recipe)
-    lines = [f"{k} = {json.dumps(list(v) if isinstance(v, tuple) else v)}" for k, v in values.items()]
-    path.write_text("\n".join(lines))
-    return path
-
-
-def _log(run: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(x) for x in (run / "log.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+from .conftest import TINY, read_log, to_toml
 
 
 def test_train_killed_and_resumed_equals_unbroken(pictures: Path, tmp_path: Path) -> None:
-    recipe = _toml(TINY, tmp_path / "tiny.toml")
+    recipe = to_toml(TINY, tmp_path / "tiny.toml")
     command = [sys.executable, "-m", "mdrn_plugin.training", "run", str(recipe), "--data", str(pictures)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     options: dict[str, Any] = {"capture_output": True, "text": True, "env": environment}
@@ -65,7 +40,7 @@ def test_train_killed_and_resumed_equals_unbroken(pictures: Path, tmp_path: Path
     assert killed.returncode == -signal.SIGKILL
     resumed = subprocess.run(broken, **options)
     assert "resumed at step 10 of 30" in resumed.stderr
-    assert _log(tmp_path / "a/run") == _log(tmp_path / "b/run")
+    assert read_log(tmp_path / "a/run") == read_log(tmp_path / "b/run")
     name = "mdrn-1b-gray-20-30.safetensors"
     assert (tmp_path / "a/run" / name).read_bytes() == (tmp_path / "b/run" / name).read_bytes()
 
@@ -83,7 +58,7 @@ def test_train_two_minutes_killed_and_resumed_has_the_losses_of_an_unbroken_run(
     while not log.is_file():  # written when the number of steps is known
         assert process.poll() is None
         time.sleep(0.1)
-    steps = next(line["steps"] for line in _log(log.parent) if "steps" in line)
+    steps = next(line["steps"] for line in read_log(log.parent) if "steps" in line)
     time.sleep(45)
     process.kill()
     process.communicate()
@@ -93,14 +68,14 @@ def test_train_two_minutes_killed_and_resumed_has_the_losses_of_an_unbroken_run(
     assert whole.returncode == resumed.returncode == 0
 
     def losses(run: str) -> list[Any]:
-        return [(line["step"], line["loss"]) for line in _log(tmp_path / run) if "loss" in line]
+        return [(line["step"], line["loss"]) for line in read_log(tmp_path / run) if "loss" in line]
 
     assert len(losses("whole")) == steps // 10
     assert losses("broken") == losses("whole")
 
 
 def test_train_interrupted_saves_and_says_how_to_go_on(pictures: Path, tmp_path: Path) -> None:
-    recipe = _toml(dataclasses.replace(TINY, steps=100000), tmp_path / "tiny.toml")
+    recipe = to_toml(dataclasses.replace(TINY, steps=100000), tmp_path / "tiny.toml")
     run = tmp_path / "run"
     command = [sys.executable, "-m", "mdrn_plugin.training", "run", str(recipe)]
     command += ["--data", str(pictures), "--out", str(run), "--threads", "1"]
@@ -112,7 +87,7 @@ def test_train_interrupted_saves_and_says_how_to_go_on(pictures: Path, tmp_path:
     assert process.returncode == 130
     assert "goes on from there" in err
     assert (run / "state.safetensors").is_file()
-    assert len(_log(run)) >= 2
+    assert len(read_log(run)) >= 2
 
 
 def test_train_learns_and_its_result_ships(pictures: Path, tmp_path: Path) -> None:
@@ -120,7 +95,7 @@ def test_train_learns_and_its_result_ships(pictures: Path, tmp_path: Path) -> No
     pack = open_pack(pictures, tmp_path / "cache")
     recipe = dataclasses.replace(TINY, steps=60, ema=0.9)
     train(recipe, pack, RunOptions(tmp_path / "run"))
-    losses = [line["loss"] for line in _log(tmp_path / "run") if "loss" in line]
+    losses = [line["loss"] for line in read_log(tmp_path / "run") if "loss" in line]
     assert losses[-1] < 0.7 * losses[0]
     assert (tmp_path / "run/curve.png").stat().st_size > 1000
     entry = json.loads((tmp_path / "run/entry.json").read_text())
@@ -128,7 +103,7 @@ def test_train_learns_and_its_result_ships(pictures: Path, tmp_path: Path) -> No
     assert entry["training"]["steps"] == 60
     weights = tmp_path / "weights"
     weights.mkdir()
-    recipe_file = _toml(recipe, tmp_path / "mdrn-1b-gray-20-30.toml")
+    recipe_file = to_toml(recipe, tmp_path / "mdrn-1b-gray-20-30.toml")
     assert (
         main(["ship", str(tmp_path / "run"), "--weights", str(weights), "--recipes", str(recipe_file.parent)])
         == 0
@@ -153,7 +128,7 @@ def test_train_divergence_steps_back_and_halves_the_rate(
     monkeypatch.setattr(loop, "get_loss", lambda name: bursting)
     pack = open_pack(pictures, tmp_path / "cache")
     train(TINY, pack, RunOptions(tmp_path / "run", checkpoint_minutes=0))
-    log = _log(tmp_path / "run")
+    log = read_log(tmp_path / "run")
     assert [line["rate_factor"] for line in log if "rate_factor" in line] == [0.5]
     assert log[-1]["step"] == 30
     assert len(calls) == 30 + 5  # the steps since the checkpoint at 20 were done again
@@ -180,8 +155,8 @@ def test_minutes_choose_the_steps_once_and_keep_them(pictures: Path, tmp_path: P
     recipe = dataclasses.replace(TINY, warm_up=30)
     began = time.monotonic()
     train(recipe, pack, RunOptions(tmp_path / "run", minutes=0.02))
-    chosen = [line["steps"] for line in _log(tmp_path / "run") if "steps" in line]
-    assert chosen == [_log(tmp_path / "run")[-1]["step"]]
+    chosen = [line["steps"] for line in read_log(tmp_path / "run") if "steps" in line]
+    assert chosen == [read_log(tmp_path / "run")[-1]["step"]]
     assert chosen[0] >= 40
     assert time.monotonic() - began < 60
 
