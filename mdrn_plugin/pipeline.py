@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mdrn_plugin.noise import estimate_channels
-from mdrn_plugin.noise.profile import NoiseProfile
+from mdrn_plugin.noise import estimate_channels, told_law, told_sigma
 from mdrn_plugin.picture import Picture, ValueRange, channel_spread
 from mdrn_plugin.plan import Facts, Machine, Options, Plan, parse_noise, resolve
 from mdrn_plugin.result import Result, check_residual, judge
 
 if TYPE_CHECKING:
     from mdrn_plugin.engine.run import Progress, Stop
+    from mdrn_plugin.noise.profile import NoiseProfile
     from mdrn_plugin.zoo import Zoo
 
 
@@ -149,11 +149,25 @@ def carry_out(
 def measure(picture: Picture, options: Options) -> tuple[NoiseProfile, ...]:
     """Return one noise profile per channel: estimated, or as the user says."""
     wish = parse_noise(options.noise)
-    if wish.value is None:
-        return estimate_channels(picture)
-    unit = 255.0 if wish.unit == "255" else picture.range.white - picture.range.black
-    given = NoiseProfile((wish.value / unit,) * picture.colours, source="user")
-    return (given,) * picture.length("C")
+    if wish.value is None and wish.law is None:
+        return estimate_channels(picture, law=options.noise_model)
+    unit = picture.range.white - picture.range.black
+    found: tuple[NoiseProfile | None, ...] = (None,) * picture.length("C")
+    if options.noise_model == "correlated":  # how strong is given, how correlated is measured
+        found = estimate_channels(picture, law="correlated")
+    if wish.law is not None:
+        gain, offset = (wish.law[0] / unit, wish.law[1] / unit**2) if wish.unit == "dn" else wish.law
+        signals = zip(_signals(picture), found, strict=True)
+        return tuple(told_law(gain, offset, span, picture.colours, f) for span, f in signals)
+    assert wish.value is not None
+    sigma = wish.value / (255.0 if wish.unit == "255" else unit)
+    return tuple(told_sigma(sigma, picture.colours, f) for f in found)
+
+
+def _signals(picture: Picture) -> tuple[tuple[float, float], ...]:
+    """Return the spread of each channel as fractions of white."""
+    black, unit = picture.range.black, picture.range.white - picture.range.black
+    return tuple(((low - black) / unit, (high - black) / unit) for low, high in channel_spread(picture))
 
 
 def make_plan(
@@ -192,7 +206,13 @@ def provenance(plan: Plan) -> str:
         "program": "mdrn-plugin",
         "version": __version__,
         "steps": [
-            {"model": s.model, "sha256": s.sha256[:16], "noise_255": round(s.sigma_255, 2)}
+            {
+                "model": s.model,
+                "sha256": s.sha256[:16],
+                "noise_255": round(s.sigma_255, 2),
+                "stabilised": bool(s.curves),
+                "correlated": bool(s.spectra),
+            }
             for s in plan.steps
         ],
         "ensemble": plan.ensemble,

@@ -6,13 +6,20 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING, Any
 
-from mdrn_plugin.errors import BadOption, NotSupported
+import numpy as np
+
+from mdrn_plugin.errors import BadOption
+from mdrn_plugin.noise.correlation import fill_level
+from mdrn_plugin.noise.stabilise import stabiliser
 
 if TYPE_CHECKING:
+    from mdrn_plugin.noise.correlation import Spectrum
+    from mdrn_plugin.noise.curve import NoiseCurve
     from mdrn_plugin.noise.profile import NoiseProfile
     from mdrn_plugin.picture import ValueRange
     from mdrn_plugin.zoo import Descriptor, Zoo
 
+NOISE_MODELS = ("auto", "gaussian", "poisson-gaussian", "correlated")
 QUALITIES = ("fast", "balanced", "best", "best+")
 _TIERS = {"fast": "fast", "balanced": "balanced", "best": "best", "best+": "best"}
 # What serves a tier that the zoo does not have.
@@ -40,7 +47,11 @@ class Options:
     Attributes
     ----------
     noise : str
-        "auto"; "25" for a standard deviation of 25/255 of white; "25dn" in units of the file.
+        "auto"; "25" for a standard deviation of 25/255 of white; "25dn" in units of the file;
+        "0.01,0.0004" for a variance of 0.01 * signal + 0.0004, signal 0..1 from black to white;
+        "2.5,30dn" for the same in units of the file.
+    noise_model : str
+        One of `NOISE_MODELS`: what kind of noise to expect; "auto" decides by what is measured.
     quality : str
         One of `QUALITIES`; "best+" adds the x8 self-ensemble.
     model : str, optional
@@ -58,6 +69,7 @@ class Options:
     """
 
     noise: str = "auto"
+    noise_model: str = "auto"
     quality: str = "balanced"
     model: str | None = None
     device: str = "auto"
@@ -68,7 +80,14 @@ class Options:
     exact: bool = False
 
     def __post_init__(self) -> None:
-        parse_noise(self.noise)
+        law = parse_noise(self.noise).law
+        if self.noise_model not in NOISE_MODELS:
+            raise BadOption(f"noise model {self.noise_model!r}: expected one of {', '.join(NOISE_MODELS)}")
+        if law is not None and self.noise_model == "gaussian":
+            raise BadOption(
+                f"noise {self.noise!r}: gain and offset are for the noise model poisson-gaussian; "
+                "give one standard deviation, or leave out the noise model"
+            )
         if self.quality not in QUALITIES:
             raise BadOption(f"quality {self.quality!r}: expected one of {', '.join(QUALITIES)}")
         if not 0 <= self.strength <= 1:
@@ -112,11 +131,18 @@ class Step:
     sigma_255 : float
         Noise that the network will see, on 0..255.
     black, gain : float
-        The network sees ``(value - black) * gain``.
+        The network sees ``(value - black) * gain``; the value is the stabilised one where there are curves.
     tile, halo, stride : int
         px.
     reason : str
         In words.
+    curves : tuple of NoiseCurve
+        Variance of each sample as a function of its value, units of the file: the picture is
+        stabilised by them before the network, and brought back behind it. Empty: not stabilised.
+    spectra : tuple of Spectrum
+        Of correlated noise, each sample: it is filled up to white noise. Empty: white as it is.
+    route : str
+        In words why it is stabilised or filled up; empty if neither.
     """
 
     model: str | None
@@ -128,6 +154,9 @@ class Step:
     halo: int
     stride: int
     reason: str
+    curves: tuple[NoiseCurve, ...] = ()
+    spectra: tuple[Spectrum, ...] = ()
+    route: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -152,10 +181,13 @@ class Plan:
         for k, step in enumerate(self.steps):
             where = f"channel {k}: " if len(self.steps) > 1 else ""
             lines.append(f"{where}model {step.model or 'none'}: {step.reason}")
+            if step.route:
+                lines.append(f"{where}{step.route}")
         first = next((s for s in self.steps if s.model), None)
         if first is not None:
+            value = "stabilised value" if first.curves else "value"
             lines.append(
-                f"network sees (value - {first.black:.6g}) * {first.gain:.6g}, "
+                f"network sees ({value} - {first.black:.6g}) * {first.gain:.6g}, "
                 f"noise {first.sigma_255:.1f}/255"
             )
             lines.append(
@@ -177,36 +209,36 @@ class Plan:
 class NoiseWish:
     """A parsed noise option."""
 
-    value: float | None  # None: estimate
-    unit: str  # "255" or "dn"
+    value: float | None  # standard deviation; None: estimate, or see law
+    unit: str  # "255", "dn", or for a law "1"
+    law: tuple[float, float] | None = None  # gain and offset of the variance
 
 
 def parse_noise(text: str) -> NoiseWish:
-    """Parse "auto", "25" or "25dn".
+    """Parse "auto", "25", "25dn", "0.01,0.0004" or "2.5,30dn".
 
     Raises
     ------
     BadOption
-        Anything else; `NotSupported` for "a,b" (signal-dependent noise).
+        Anything else.
     """
     plain = text.strip().lower()
     if plain == "auto":
         return NoiseWish(None, "255")
-    if "," in plain:
-        raise NotSupported(
-            f"noise {text!r}: gain and offset of signal-dependent noise are not supported yet; "
-            "use auto or one standard deviation"
-        )
-    unit = "dn" if plain.endswith("dn") else "255"
+    in_file = plain.endswith("dn")
     try:
-        value = float(plain.removesuffix("dn"))
+        values = [float(part) for part in plain.removesuffix("dn").split(",")]
     except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and value >= 0):
-        raise BadOption(
-            f"noise {text!r}: expected auto, a number such as 25 (of 255), or 25dn (units of the file)"
-        )
-    return NoiseWish(value, unit)
+        values = []
+    if len(values) == 1 and math.isfinite(values[0]) and values[0] >= 0:
+        return NoiseWish(values[0], "dn" if in_file else "255")
+    # A negative offset is a pedestal: the signal begins above black.
+    if len(values) == 2 and all(map(math.isfinite, values)) and values[0] > 0:
+        return NoiseWish(None, "dn" if in_file else "1", (values[0], values[1]))
+    raise BadOption(
+        f"noise {text!r}: expected auto, a number such as 25 (of 255), 25dn (units of the file), "
+        "or gain and offset of the variance such as 0.01,0.0004 (gain above 0)"
+    )
 
 
 def resolve(
@@ -277,10 +309,11 @@ def _step(
     doubts: list[str],
 ) -> Step:
     unit = facts.range.white - facts.range.black
-    sigma_dn = _pooled(profile.sigma) * unit
-    black, gain = _mapping(facts, spread)
-    sigma_255 = sigma_dn * gain * 255
-    if options.model is None and (sigma_255 < _NO_NOISE_255 or options.strength == 0):
+    route = _route(facts, spread, profile, options, notes)
+    black, gain = route.black, route.gain
+    sigma_255 = route.sigma * gain * 255
+    silent = _pooled(profile.sigma) * unit * _mapping(facts, spread)[1] * 255 < _NO_NOISE_255
+    if options.model is None and (silent or options.strength == 0):
         reason = "no noise found, passed through" if options.strength else "strength 0, passed through"
         return Step(None, "", sigma_255, black, gain, _TILE_CPU, 0, 8, reason)
     descriptor, reason = choose_model(zoo, 3 if joint else 1, options, sigma_255, notes, doubts)
@@ -303,7 +336,94 @@ def _step(
         halo=descriptor.halo if options.exact else descriptor.default_halo,
         stride=descriptor.stride,
         reason=reason,
+        curves=route.curves,
+        spectra=route.spectra,
+        route=route.reason,
     )
+
+
+# --- what is done before and after the network ------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Route:
+    """The way to noise that a network knows; sigma in the units that black and gain are for."""
+
+    sigma: float
+    black: float
+    gain: float
+    curves: tuple[NoiseCurve, ...] = ()
+    spectra: tuple[Spectrum, ...] = ()
+    reason: str = ""
+
+
+def _route(
+    facts: Facts, spread: tuple[float, float], profile: NoiseProfile, options: Options, notes: list[str]
+) -> _Route:
+    """Decide between the noise as it is, stabilised, and filled up to white."""
+    unit = facts.range.white - facts.range.black
+    black, gain = _mapping(facts, spread)
+    plain = _Route(_pooled(profile.sigma) * unit, black, gain)
+    wish = options.noise_model
+    if wish == "gaussian" or not profile.curves or max(profile.sigma) <= 0:
+        if wish in ("poisson-gaussian", "correlated"):
+            notes.append(f"noise model {wish}: nothing to measure it on, taken for white noise of one level")
+        return plain
+    curves, why = _stabilising_curves(profile, wish, notes)
+    spectra = profile.spectra if wish in ("auto", "correlated") else ()
+    if not curves and not spectra:
+        return plain
+    if not curves:
+        curves = profile.curves
+    in_file = tuple(c.rescaled(facts.range.black, unit) for c in curves)
+    sigma = 1.0
+    reasons = [why] if why else []
+    if spectra:
+        sigma = _pooled(tuple(fill_level(s) for s in spectra))
+        across, down = profile.correlation
+        reasons.append(
+            f"noise correlated by {across:.2f} across and {down:.2f} down: filled up to white noise of "
+            f"{sigma:.2f} times its strength for the network, and detail put back behind it"
+        )
+    black, gain = _stabilised_mapping(in_file, spread, (black, gain))
+    return _Route(sigma, black, gain, in_file, spectra, "; ".join(reasons))
+
+
+def _stabilising_curves(
+    profile: NoiseProfile, wish: str, notes: list[str]
+) -> tuple[tuple[NoiseCurve, ...], str]:
+    """Return the curves to stabilise by and the reason, or nothing if the noise is the same everywhere."""
+    if wish == "poisson-gaussian" and not profile.depends_on_signal:
+        lines = tuple(dataclasses.replace(c, kind="line") for c in profile.curves)
+        if all(c.gain > 0 for c in lines):
+            return lines, "stabilised by a generalised Anscombe transform, as asked for"
+        notes.append("noise model poisson-gaussian: the noise does not grow with the signal, not stabilised")
+        return (), ""
+    if not profile.depends_on_signal:
+        return (), ""
+    source = {"user": "as given", "file": "as the file says"}.get(profile.source, "as measured")
+    if all(c.kind == "line" and c.gain > 0 for c in profile.curves):
+        return profile.curves, (
+            f"noise grows with the signal, {source}: stabilised by a generalised Anscombe transform"
+        )
+    return profile.curves, f"noise depends on the signal by a curve, {source}: stabilised by its integral"
+
+
+def _stabilised_mapping(
+    curves: tuple[NoiseCurve, ...], spread: tuple[float, float], natural: tuple[float, float]
+) -> tuple[float, float]:
+    """Return black and gain for stabilised values: their spread fills the range, as pictures do.
+
+    Where nothing depends on the signal the transform is a scale, and the picture is seen as it
+    would be without.
+    """
+    ends = [stabiliser(c).forward(np.array(spread)) for c in curves]
+    low, high = min(float(e[0]) for e in ends), max(float(e[1]) for e in ends)
+    if all(c.kind == "constant" for c in curves):
+        sigma = _pooled(tuple(math.sqrt(c.mean) for c in curves))
+        zeros = [float(stabiliser(c).forward(np.array(natural[0]))) for c in curves]
+        return sum(zeros) / len(zeros), natural[1] * sigma
+    return low, 1 / (high - low) if high > low else 1.0
 
 
 def choose_model(
@@ -381,8 +501,6 @@ def _pooled(sigma: tuple[float, ...]) -> float:
 
 
 def _saturation(facts: Facts) -> tuple[int, int] | None:
-    import numpy as np
-
     dtype = np.dtype(facts.dtype)
     if dtype.kind not in "ui":
         return None

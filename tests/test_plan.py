@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mdrn_plugin.errors import BadOption, NotSupported, UnknownModel
+from mdrn_plugin.errors import BadOption, UnknownModel
 from mdrn_plugin.noise.profile import NoiseProfile
 from mdrn_plugin.picture import ValueRange
 from mdrn_plugin.plan import Facts, Machine, Options, Plan, parse_noise, resolve
@@ -202,9 +202,23 @@ def test_parse_noise_nonsense_says_what_is_expected(text: str) -> None:
         parse_noise(text)
 
 
-def test_parse_noise_gain_and_offset_is_not_supported_yet() -> None:
-    with pytest.raises(NotSupported, match="signal-dependent"):
-        parse_noise("0.01,0.001")
+@pytest.mark.parametrize(
+    ("text", "law", "unit"),
+    [
+        ("0.01,0.0004", (0.01, 0.0004), "1"),
+        (" 2.5, 30DN ", (2.5, 30.0), "dn"),
+        ("24,-280dn", (24.0, -280.0), "dn"),
+    ],
+)
+def test_parse_noise_gain_and_offset(text: str, law: tuple[float, float], unit: str) -> None:
+    wish = parse_noise(text)
+    assert (wish.value, wish.law, wish.unit) == (None, law, unit)
+
+
+@pytest.mark.parametrize("text", ["0,1", "-1,2", "1,2,3", "1,", "nan,1", "1;2"])
+def test_parse_noise_impossible_law_says_what_is_expected(text: str) -> None:
+    with pytest.raises(BadOption, match="gain and offset"):
+        parse_noise(text)
 
 
 @pytest.mark.parametrize(

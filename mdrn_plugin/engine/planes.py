@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mdrn_plugin.engine.device import threads
+from mdrn_plugin.engine.routes import Route, count_route_tiles, run_route
 from mdrn_plugin.engine.run import Job, count_tiles, run_plane
 from mdrn_plugin.picture import as_rows_columns_samples
 
@@ -52,13 +53,16 @@ def run_plan(
         As it was carried out: smaller tiles or another device if memory ran out, with a note.
     """
     jobs = [_job(plan, step, zoo) for step in plan.steps]
+    routes = [Route(step.curves, step.spectra) if step.curves else None for step in plan.steps]
     planes = list(picture.planes())
     height, width = picture.length("Y"), picture.length("X")
     passes = 1 if plan.joint else picture.colours
     total = done = 0
     for index in planes:
-        job = jobs[picture.channel_of(index)]
-        total += passes * count_tiles(height, width, job) if job else 0
+        job, route = jobs[picture.channel_of(index)], routes[picture.channel_of(index)]
+        if job is not None:
+            tiles = count_route_tiles(height, width, job, route) if route else count_tiles(height, width, job)
+            total += passes * tiles
 
     def tile_done() -> None:
         nonlocal done
@@ -77,8 +81,13 @@ def run_plan(
                 continue
             before = as_rows_columns_samples(source, picture.plane_axes, picture.alpha)
             after = as_rows_columns_samples(out[index], picture.plane_axes, picture.alpha)
+            route = routes[channel]
             for part in [slice(None)] if plan.joint else [slice(s, s + 1) for s in range(picture.colours)]:
-                job = run_plane(before[..., part], after[..., part], job, tile_done=tile_done, stop=stop)
+                places = (before[..., part], after[..., part])
+                if route is None:
+                    job = run_plane(*places, job, tile_done=tile_done, stop=stop)
+                else:
+                    job = run_route(*places, job, route.part(part), tile_done=tile_done, stop=stop)
             jobs[channel] = job
     return _as_carried_out(plan, jobs)
 

@@ -184,12 +184,13 @@ def _run_tile(source: Any, target: NDArray[Any], tile: Tile, network: nn.Module,
     if odd is not None:
         place = odd[rows, columns]
         result[place] = values[rows, columns][place]
-    target[tile.top : tile.bottom, tile.left : tile.right] = _store(result, values.dtype, job.saturate)
+    target[tile.top : tile.bottom, tile.left : tile.right] = store(result, values.dtype, job.saturate)
 
 
-def _store(
+def store(
     result: NDArray[np.floating[Any]], dtype: np.dtype[Any], limits: tuple[float, float] | None
 ) -> NDArray[Any]:
+    """Return values in file units as `dtype`; integers are rounded and saturate at `limits`."""
     if dtype.kind == "f":
         with np.errstate(over="ignore"):  # float16 may overflow to infinity only where it was near it
             return result.astype(dtype)

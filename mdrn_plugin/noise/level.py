@@ -27,31 +27,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mdrn_plugin.errors import BadOption
 from mdrn_plugin.noise.blocks import (
     FEW_BLOCKS,
-    PLANES,
     Array,
     Floats,
     at_edge,
-    clip_levels,
     dct_basis,
     dct_order,
     finite_blocks,
     gather,
     least,
-    spread,
     units,
     usable_blocks,
-    windows,
 )
-from mdrn_plugin.noise.profile import NoiseProfile
 from mdrn_plugin.noise.spectrum import CORRELATED, WIDE, WIDE_BLOCKS, Spectrum, measure_spectrum
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    from mdrn_plugin.picture import Picture
 
 
 # Measured on the training photographs (benchmarks/noise_level.py prints the test sets): of 8 and 16
@@ -70,7 +62,6 @@ _FLAT_PX = 512  # pixels, counting overlaps once, that the flat blocks cover at 
 _TWO_VALUED = 0.9
 
 _CLIP_MATTERS = 1e-3  # share of clipped pixels in the usable blocks that calls for the clipped law
-_NOISE_MAX = 100 / 255  # noise the models are made for
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -102,60 +93,6 @@ class Level:
 
 
 # --- the door -------------------------------------------------------------------------------------
-
-
-def estimate_noise(picture: Picture, *, channel: int | None = None) -> NoiseProfile:
-    """Measure the noise of one channel of a picture, blindly.
-
-    Parameters
-    ----------
-    picture : Picture
-        Any axes; a bounded number of planes is looked at, one at a time.
-    channel : int, optional
-        Position on C. To be left out if and only if the picture has no C axis (or one channel).
-
-    Returns
-    -------
-    NoiseProfile
-        Sigma of each sample as a fraction of white minus black.
-
-    Raises
-    ------
-    BadOption
-        `channel` is missing or out of range.
-    """
-    count = picture.length("C")
-    if channel is None and count > 1:
-        raise BadOption(
-            f"channel: expected 0..{count - 1}, got none for a picture of {count} channels; "
-            "give one, or use estimate_channels"
-        )
-    chosen = 0 if channel is None else channel
-    if not 0 <= chosen < count:
-        raise BadOption(f"channel: expected 0..{count - 1}, got {chosen}")
-    places = [index for index in picture.planes() if picture.channel_of(index) == chosen]
-    parts = [part for index in spread(places, PLANES) for part in windows(picture, index)]
-    span = picture.range.white - picture.range.black
-    low, high = clip_levels(parts, picture.range)
-    level = measure(parts, low=low, high=high)
-    sigma = tuple(float(s) for s in level.sigma / (span if span > 0 else 1.0))
-    doubt = list(level.doubt)
-    if sigma and max(sigma) > _NOISE_MAX:
-        doubt.append(f"noise above the models' range (σ = {255 * max(sigma):.0f}/255, they end at 100)")
-    return NoiseProfile(
-        sigma=sigma,
-        correlation=level.correlation,
-        clipped=level.clipped,
-        source="blind",
-        doubt="; ".join(doubt),
-        low_high_ratio=level.low_high_ratio,
-        correlated=level.correlated,
-    )
-
-
-def estimate_channels(picture: Picture) -> tuple[NoiseProfile, ...]:
-    """Measure the noise of every channel (C) of a picture, blindly; one profile without a C axis."""
-    return tuple(estimate_noise(picture, channel=c) for c in range(picture.length("C")))
 
 
 def estimate_sigma(x_HWC: Array, *, low: float | None = None, high: float | None = None) -> Floats:
@@ -190,39 +127,87 @@ def measure(parts: Sequence[Array], *, low: float | None = None, high: float | N
     low, high : float, optional
         Values at which the pixels were clipped; None if they were not.
     """
-    colours = parts[0].shape[2]
-    offset, scale, quantum = units(parts)
-    side = _SIDE if min(min(p.shape[:2]) for p in parts) >= _SIDE else 4
-    if min(min(p.shape[:2]) for p in parts) < 4:
+    blocks = take_blocks(parts, low, high)
+    if blocks is None:
+        colours = parts[0].shape[2]
         sigma = np.array([_difference_sigma([p[:, :, c] for p in parts]) for c in range(colours)])
         return Level(sigma, (0.0, 0.0), 1.0, False, 0.0, ("too small to measure noise",))
+    return measure_blocks(parts, blocks)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Blocks:
+    """Blocks of all samples, and what is needed to read them: pixel = value * scale + offset.
+
+    Attributes
+    ----------
+    b_CNP : ndarray (C, N, side * side) float32
+    side : int
+        8, or 4 for tiny pictures.
+    area : float
+        New pixels per block.
+    offset, scale : float
+        Of the values.
+    rounding : float
+        Variance that the rounding to whole numbers added, in scaled units.
+    edges : pair of float
+        Clip levels in scaled units, NaN where there is none.
+    clipped : float
+        Share of the pixels at a clip level.
+    """
+
+    b_CNP: Array  # noqa: N815
+    side: int
+    area: float
+    offset: float
+    scale: float
+    rounding: float
+    edges: tuple[float, ...]
+    clipped: float
+
+
+def take_blocks(parts: Sequence[Array], low: float | None, high: float | None) -> Blocks | None:
+    """Take the blocks that noise is measured on; None if a part is smaller than 4 pixels."""
+    least_side = min(min(p.shape[:2]) for p in parts)
+    if least_side < 4:
+        return None
+    offset, scale, quantum = units(parts)
+    side = _SIDE if least_side >= _SIDE else 4
     b_CNP, area = gather(parts, side, _BLOCKS, offset, scale)
     edges = tuple((v - offset) / scale if v is not None else math.nan for v in (low, high))
-    rounding = (quantum / scale) ** 2 / 12.0
     clipped = float(np.mean(at_edge(b_CNP, edges)))
     if clipped > _TWO_VALUED:
         edges = (math.nan, math.nan)
+    return Blocks(b_CNP, side, area, offset, scale, (quantum / scale) ** 2 / 12.0, edges, clipped)
+
+
+def measure_blocks(parts: Sequence[Array], blocks: Blocks) -> Level:
+    """Measure the noise that several arrays have in common on blocks that were taken from them."""
+    b_CNP, side, area, edges, rounding = (
+        blocks.b_CNP,
+        blocks.side,
+        blocks.area,
+        blocks.edges,
+        blocks.rounding,
+    )
     found = [_level(b_NP, side, area, edges, rounding) for b_NP in b_CNP]
-    sigma = np.array([f.sigma for f in found]) * scale
+    sigma = np.array([f.sigma for f in found]) * blocks.scale
     doubt = list(dict.fromkeys(f.doubt for f in found if f.doubt))
     if b_CNP.shape[1] * area / side**2 < FEW_BLOCKS:
         doubt.append(f"fewer than {FEW_BLOCKS} blocks to look at")
-    if clipped > 0.5:
-        doubt.append(f"mostly clipped ({100 * clipped:.0f} % of the pixels)")
+    if blocks.clipped > 0.5:
+        doubt.append(f"mostly clipped ({100 * blocks.clipped:.0f} % of the pixels)")
     spectrum = Spectrum()
     if min(min(p.shape[:2]) for p in parts) >= 2 * WIDE and np.any(sigma > 0):
-        wide_CNP, area = gather(parts, WIDE, WIDE_BLOCKS, offset, scale)
+        wide_CNP, area = gather(parts, WIDE, WIDE_BLOCKS, blocks.offset, blocks.scale)
         spectrum = measure_spectrum(wide_CNP, area, edges, rounding)
     correlated = spectrum.mid_high_ratio > CORRELATED
-    if correlated:
-        times = spectrum.low_high_ratio
-        doubt.append(f"the noise is correlated: {times:.1f} times as strong at low as at high frequencies")
     return Level(
         sigma=sigma,
         correlation=spectrum.correlation,
         low_high_ratio=spectrum.low_high_ratio,
         correlated=correlated,
-        clipped=clipped,
+        clipped=blocks.clipped,
         doubt=tuple(doubt),
     )
 

@@ -313,7 +313,6 @@ def test_measure_blurred_noise_is_called_correlated():
     assert level.correlation[1] == pytest.approx(4 / 6, abs=0.15)
     assert abs(level.correlation[0]) < 0.1
     assert level.low_high_ratio > 1.6
-    assert any("correlated" in d for d in level.doubt)
 
 
 def test_measure_noise_enlarged_is_called_correlated():
