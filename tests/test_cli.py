@@ -204,6 +204,192 @@ def test_denoise_range_decides_what_25_means(batch: _Run, folder: Path, tmp_path
     assert json.loads(out)["noise"][0]["sigma"] == [pytest.approx(4000 / 51000)]
 
 
+# ---- configuration, names, contradictions ------------------------------------------------------
+
+
+def test_config_gives_what_the_command_line_leaves_out(batch: _Run, folder: Path, tmp_path: Path) -> None:
+    config = tmp_path / "mdrn.toml"
+    config.write_text(
+        f"inputs = [{str(folder)!r}]\nout = {str(tmp_path / 'out')!r}\nnoise = 20\nstrength = 0.5\n"
+        'pattern = "*.png"\nrange = [0, 255]\nsuffix = "-x"\nsame_noise = true\njobs = 2\n'
+        "quality = 'fast'\nisolate = false\njson = true\nmax-pixels = 100000\n"
+    )
+    code, out, err = batch("denoise", "--config", config, "-q", "--suffix", "-clean")
+    assert code == 0, err
+    found = [json.loads(line) for line in out.splitlines()][:-1]
+    assert [Path(f["target"]).name for f in found] == ["a-clean.png", "c-clean.png"]
+    assert {f["plan"]["strength"] for f in found} == {0.5}
+    assert found[0]["noise"][0]["sigma"] == [pytest.approx(20 / 255)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nois = 20", "'nois' is no option; use"),
+        ("noise = [1, 2]", "expected a single value"),
+        ("recursive = 1", "expected true or false"),
+        ("noise = ", "is not TOML"),
+        ("quality = 'ultra'", "balanced"),
+        ("inputs = [3]", "list of paths"),
+        ("config = 'x.toml'", "is no option"),
+    ],
+)
+def test_config_that_is_wrong_is_usage(
+    batch: _Run, folder: Path, tmp_path: Path, text: str, message: str
+) -> None:
+    (tmp_path / "x.toml").write_text(text)
+    code, _, err = batch("denoise", folder, "-o", tmp_path / "out", "--config", tmp_path / "x.toml")
+    assert code == 2
+    assert message in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_config_missing_is_usage(batch: _Run, folder: Path, tmp_path: Path) -> None:
+    code, _, err = batch("denoise", folder, "-o", tmp_path / "out", "--config", tmp_path / "none.toml")
+    assert code == 2
+    assert "none.toml" in err
+
+
+def test_config_takes_every_option_of_the_command(batch: _Run, tmp_path: Path) -> None:
+    """The names of the page are the names of the file."""
+    for parameter in cli.denoise.params:
+        for option in parameter.opts:
+            name = option.removeprefix("--")
+            if option.startswith("--") and name not in ("config", "help"):
+                (tmp_path / "x.toml").write_text(f"{name} = {{}}")
+                code, _, err = batch("denoise", "x", "-o", tmp_path, "--config", tmp_path / "x.toml")
+                assert code == 2
+                assert "expected" in err, name
+
+
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        (["--resume", "--overwrite"], "contradict"),
+        (["--watch", "--dry-run"], "contradict"),
+        (["--suffix", "a/b"], "without slashes"),
+        (["--format", "gif"], "webp"),
+        (["--jobs", "0"], "1<=x"),
+        (["--max-pixels", "0"], "x>=1"),
+    ],
+)
+def test_denoise_wishes_that_cannot_be_are_usage(
+    batch: _Run, folder: Path, tmp_path: Path, wish: list[str], message: str
+) -> None:
+    code, _, err = batch("denoise", folder, "-o", tmp_path / "out", *wish)
+    assert code == 2
+    assert message in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_denoise_no_input_is_usage(batch: _Run, tmp_path: Path) -> None:
+    code, _, err = batch("denoise", "-o", tmp_path / "out")
+    assert code == 2
+    assert "INPUTS" in err
+
+
+def test_denoise_format_and_suffix_name_the_outputs(batch: _Run, folder: Path, tmp_path: Path) -> None:
+    wish = ("--format", "tiff", "--suffix", "-clean", "--noise", "20", "--strength", "0", "-q")
+    code, _, err = batch("denoise", folder, "-o", tmp_path / "out", *wish)
+    assert code == 0, err
+    names = sorted(p.name for p in (tmp_path / "out").glob("*.*") if p.is_file())
+    assert names == ["a-clean.tif", "b-clean.tif", "c-clean.tif"]
+    assert tifffile.imread(tmp_path / "out/c-clean.tif").shape == (64, 64, 3)
+
+
+def test_denoise_format_that_makes_two_inputs_one_output_is_refused(
+    batch: _Run, folder: Path, tmp_path: Path
+) -> None:
+    Image.fromarray(_pixels(9)).save(folder / "a.bmp")
+    code, _, err = batch("denoise", folder, "-o", tmp_path / "out", "--format", "png")
+    assert code == 2
+    assert "a.bmp" in err
+    assert "a.png" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_denoise_format_that_cannot_hold_a_picture_is_said_before_computing(
+    batch: _Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mdrn_plugin import pipeline
+
+    compute, computed = pipeline.denoise_picture, []
+
+    def note(picture: Any, *args: Any, **rest: Any) -> Any:
+        computed.append(picture.pixels.dtype)
+        return compute(picture, *args, **rest)
+
+    monkeypatch.setattr(pipeline, "denoise_picture", note)
+    wish = ("--format", "jpeg", "--noise", "20", "--strength", "0")
+    code, _, err = batch("denoise", folder, "-o", tmp_path / "out", *wish)
+    assert code == 3
+    assert "b.tif" in err
+    assert "write PNG or TIFF" in err or "16-bit" in err or "8 bit" in err
+    assert computed == [np.uint8, np.uint8]
+
+
+def test_denoise_retry_failed_with_nothing_to_retry_matches_nothing(
+    batch: _Run, folder: Path, tmp_path: Path
+) -> None:
+    wish = ("--noise", "20", "--strength", "0")
+    batch("denoise", folder, "-o", tmp_path / "out", *wish)
+    code, _, err = batch("denoise", folder, "-o", tmp_path / "out", *wish, "--retry-failed")
+    assert code == 4
+    assert "no file failed" in err
+
+
+def test_denoise_report_is_written_also_when_files_fail(batch: _Run, folder: Path, tmp_path: Path) -> None:
+    (folder / "bad.png").write_text("no")
+    wish = ("--noise", "20", "--strength", "0", "--report", tmp_path / "sub/report.html", "--verify")
+    code, _, _ = batch("denoise", folder, "-o", tmp_path / "out", *wish)
+    assert code == 3
+    text = (tmp_path / "sub/report.html").read_text()
+    assert text.index("bad.png") < text.index("a.png")
+    assert text.count("<article") == 3
+    batch("denoise", folder, "-o", tmp_path / "out", *wish)
+    text = (tmp_path / "sub/report.html").read_text()
+    assert "3 done before" in text
+    assert "passed through" in text  # from the ledger
+
+
+def test_denoise_report_that_cannot_be_written_is_said_before_any_work(
+    batch: _Run, folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("x")
+    code, _, err = batch("denoise", folder, "-o", tmp_path / "out", "--report", tmp_path / "file/r.html")
+    assert code == 5
+    assert "--report" in err
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_json_lines_have_the_documented_fields(batch: _Run, folder: Path, tmp_path: Path) -> None:
+    import re
+
+    root = Path(__file__).resolve().parent.parent
+    page = (root / "docs/json.md").read_text()
+    tables = [set(re.findall(r"`(\w+)`", " ".join(rows))) for rows in _first_columns(page)]
+    (folder / "bad.png").write_text("no")
+    _, out, _ = batch("denoise", folder, "-o", tmp_path / "out", "--json", "-q")
+    *files, end = [json.loads(line) for line in out.splitlines()]
+    assert set(files[2]) == tables[0]
+    assert set(files[0]) == tables[0] | tables[1]
+    assert set(end) == set(re.findall(r'"(\w+)":', page.split("## The end")[1].split("## ")[0]))
+    step = set(files[0]["plan"]["steps"][0])
+    assert {f["schema"] for f in (*files, end)} == {1}
+    for name in (*files[0]["plan"], *step, *files[0]["noise"][0], *files[0]["residual"]):
+        assert f"`{name}`" in page, name
+
+
+def _first_columns(page: str) -> list[list[str]]:
+    tables: list[list[str]] = []
+    for line in page.splitlines():
+        if line.startswith("| field"):
+            tables.append([])
+        elif line.startswith("| `") and tables:
+            tables[-1].append(line.split("|")[1])
+    return tables
+
+
 def test_info_says_what_the_file_is(batch: _Run, folder: Path) -> None:
     code, out, _ = batch("info", folder / "b.tif")
     assert code == 0

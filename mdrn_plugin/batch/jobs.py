@@ -123,7 +123,16 @@ def _expand(
     failures: list[Failure],
 ) -> Iterator[tuple[Path, Path]]:
     path = Path(text)
-    if path.is_dir():
+    try:
+        os.lstat(path)
+    except PermissionError as error:
+        failures.append(
+            Failure(path, f"{path}: cannot be reached ({error.strerror}); check the rights of its folder")
+        )
+        return
+    except (OSError, ValueError):  # not there, or no name at all: looked at below
+        pass
+    if os.path.isdir(path):
         if Path(os.path.realpath(path)) == out:
             raise BadOption(f"{path}: is the output folder itself; choose another with -o")
         for source in _walk(path, out, recursive, failures):

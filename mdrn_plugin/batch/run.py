@@ -589,8 +589,7 @@ def _hashed(path: Path) -> str:
 def _named(job: Job, error: MdrnError) -> str:
     """Return the message, with the file's name in front if it lacks it."""
     text = str(error)
-    named = os.fspath(job.source) in text or os.fspath(job.target) in text
-    return text if named else f"{job.source}: {text}"
+    return text if os.fspath(job.source) in text else f"{job.source}: {text}"
 
 
 def exit_code(outcomes: Tally | Iterable[Outcome]) -> int:

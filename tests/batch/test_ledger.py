@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -105,6 +109,69 @@ def test_begin_does_not_hide_that_it_was_done(job: Job) -> None:
     ledger.begin(job, fingerprint(job.source, "s"))
     assert ledger.is_done(job, fingerprint(job.source, "s"))
     ledger.close()
+
+
+def test_claim_holds_until_it_is_released_or_its_holder_ends(job: Job) -> None:
+    ours, theirs = Ledger(job.target.parent), Ledger(job.target.parent)
+    assert ours.claim(job)
+    assert ours.claim(job)  # ours already
+    if sys.platform == "linux":  # elsewhere two ledgers of one process are one
+        assert not theirs.claim(job)
+    twin = Job(job.source, job.target.with_name("twin.tif"))
+    assert theirs.claim(twin)
+    ours.release(job)
+    assert theirs.claim(job)
+    theirs.close()
+    assert ours.claim(job)
+    assert ours.claim(twin)
+    ours.close()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
+def test_claim_of_a_killed_process_is_lifted(job: Job) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from mdrn_plugin.batch.jobs import Job; "
+        "from mdrn_plugin.batch.ledger import Ledger; a, b = map(Path, sys.argv[1:]); "
+        "print(Ledger(b.parent).claim(Job(a, b)), flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(job.source), str(job.target)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "True\n"
+    ledger = Ledger(job.target.parent)
+    assert not ledger.claim(job)
+    process.kill()
+    process.communicate()
+    assert ledger.claim(job)
+    ledger.close()
+
+
+def test_ledger_of_twenty_thousand_lines_is_read_in_time(job: Job) -> None:
+    _done(job)
+    file = job.target.parent / ".mdrn/ledger.jsonl"
+    begin, done = file.read_text().splitlines()
+    plan = json.dumps({"steps": [{"model": "m" * 20, "sha256": "0" * 64, "reason": "r" * 60}] * 3})
+    with open(file, "w") as lines:
+        for k in range(10_000):
+            name = f"{k:05}.tif"
+            lines.write(begin.replace("a.tif", name) + "\n")
+            lines.write(done.replace("a.tif", name)[:-1] + f', "plan": {plan}}}\n')
+    began = time.perf_counter()
+    ledger = Ledger(job.target.parent)
+    seconds = time.perf_counter() - began
+    ledger.close()
+    assert seconds < 2
+
+
+def test_series_first_choice_holds(job: Job) -> None:
+    ours, theirs = Ledger(job.target.parent), Ledger(job.target.parent)
+    assert ours.series("x") is None
+    assert ours.set_series("x", Path("/a")) == os.path.abspath("/a")
+    assert theirs.set_series("x", Path("/b")) == os.path.abspath("/a")
+    assert theirs.series("x") == os.path.abspath("/a")
+    ours.close()
+    theirs.close()
 
 
 def test_settings_digest_depends_on_every_value() -> None:
