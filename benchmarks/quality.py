@@ -60,6 +60,7 @@ PUBLISHED: dict[str, dict[str, dict[int, float]]] = {
         "MDRN-8B": {30: 31.68, 50: 29.40, 70: 27.96},
         "DRUNet": {50: 29.86},
         "SwinIR": {50: 29.79},
+        "Restormer": {50: 30.01},
     },
     "CBSD68": {
         "BM3D": {30: 29.73, 50: 27.38, 70: 26.00},
@@ -69,23 +70,71 @@ PUBLISHED: dict[str, dict[str, dict[int, float]]] = {
         "MDRN-8B": {30: 30.57, 50: 28.23, 70: 26.77},
         "DRUNet": {50: 28.51},
         "SwinIR": {50: 28.56},
+        "Restormer": {50: 28.56},
+    },
+    "Urban100": {
+        "BM3D": {15: 32.34, 25: 29.70, 50: 25.94},
+        "DnCNN": {15: 32.68, 25: 29.97, 50: 26.28},
+        "FFDNet": {15: 32.42, 25: 29.92, 50: 26.52},
+        "MDRN-2B": {15: 32.82, 50: 26.74},
+        "MDRN-8B": {15: 33.22, 25: 30.67, 50: 27.24},
+        "DRUNet": {15: 33.44, 25: 31.11, 50: 27.96},
+        "SwinIR": {15: 33.70, 25: 31.30, 50: 27.98},
+    },
+    "Urban100 colour": {
+        "BM3D": {30: 30.36, 50: 27.94, 70: 26.31},
+        "DnCNN": {30: 30.28, 50: 28.16, 70: 26.17},
+        "FFDNet": {30: 30.53, 50: 28.05, 70: 26.39},
+        "MDRN-2B": {30: 30.66, 70: 26.57},
+        "MDRN-8B": {30: 31.35, 50: 28.96, 70: 27.32},
+        "DRUNet": {50: 29.61},
+        "SwinIR": {50: 29.82},
+        "Restormer": {50: 30.02},
+    },
+    "McMaster": {
+        "BM3D": {15: 34.06, 25: 31.66, 50: 28.51},
+        "DnCNN": {15: 33.45, 25: 31.52, 50: 28.62},
+        "FFDNet": {15: 34.66, 25: 32.35, 50: 29.18},
+        "DRUNet": {15: 35.40, 25: 33.14, 50: 30.08},
+        "SwinIR": {15: 35.61, 25: 33.20, 50: 30.22},
+        "Restormer": {15: 35.61, 25: 33.33, 50: 30.26},
     },
 }
-LEVELS = {"Set12": (15, 25, 50), "BSD68": (15, 25, 50), "Kodak24": (30, 50, 70), "CBSD68": (30, 50, 70)}
-COLOUR = {"Set12": False, "BSD68": False, "Kodak24": True, "CBSD68": True}
+GRAY_LEVELS, COLOUR_LEVELS = (15, 25, 50), (30, 50, 70)
+LEVELS = {
+    "Set12": GRAY_LEVELS,
+    "BSD68": GRAY_LEVELS,
+    "Kodak24": COLOUR_LEVELS,
+    "CBSD68": COLOUR_LEVELS,
+    "Urban100": GRAY_LEVELS,
+    "Urban100 colour": COLOUR_LEVELS,
+    "McMaster": GRAY_LEVELS,  # in colour, at the levels of the SwinIR paper
+}
 # What a manifest entry quotes: these sets at the paper's levels inside the band.
 MANIFEST_SETS = {1: ("Set12", "BSD68"), 3: ("CBSD68",)}
 MANIFEST_LEVELS = {1: (15, 25, 50), 3: (30, 50, 70)}
 
 
-def load_set(folder: Path, limit: int | None = None) -> list[tuple[str, NDArray[np.float32]]]:
-    """Return (name, clean picture in 0..1) of every picture of a test set, by name."""
+def find_set(data: Path, name: str) -> Path:
+    """Return the folder of a set: "Urban100" and "Urban100 colour" are one, shown in gray and in colour."""
+    return data / name.removesuffix(" colour")
+
+
+def load_set(
+    folder: Path, limit: int | None = None, gray: bool = False
+) -> list[tuple[str, NDArray[np.float32]]]:
+    """Return (name, clean picture in 0..1) of every picture of a test set, by name.
+
+    `gray` turns colour pictures into luma rounded to 8 bit (Rec. 601, as behind the gray sets).
+    """
     from mdrn_plugin import formats
 
     files = sorted(p for p in folder.iterdir() if p.suffix.lower() in (".png", ".tif", ".tiff", ".bmp"))
     pictures = []
     for path in files[:limit]:
         pixels = np.asarray(formats.read(path).pixels)
+        if gray and pixels.ndim == 3:
+            pixels = np.round(pixels[..., :3] @ np.array([0.299, 0.587, 0.114]))
         pictures.append((path.stem, pixels.astype(np.float32) / 255))
     return pictures
 
@@ -137,10 +186,10 @@ def run_cells(
     """Measure the cells of the paper's tables; return one record per cell."""
     records = []
     for name in sets:
-        if not (data / name).is_dir():
+        if not find_set(data, name).is_dir():
             print(f"{name}: not in {data}, left out", file=sys.stderr)
             continue
-        pictures = load_set(data / name, limit)
+        pictures = load_set(find_set(data, name), limit, gray=name == "Urban100")
         for sigma in LEVELS[name]:
             if levels and sigma not in levels:
                 continue
