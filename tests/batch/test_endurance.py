@@ -1,0 +1,193 @@
+"""Long runs: memory, time and ledger over thousands of files, and kills at random moments."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+COMMAND = [sys.executable, "-c", "from mdrn_plugin.cli import main; main()", "denoise"]
+
+# One run in a process of its own; prints what it took. fsync is timed and taken off: it is the
+# disk's time, not ours.
+MEASURE = """
+import json, os, sys, threading, time
+from pathlib import Path
+spent = [0.0]
+lock, sync = threading.Lock(), os.fsync
+def timed(descriptor):
+    began = time.perf_counter()
+    sync(descriptor)
+    with lock:
+        spent[0] += time.perf_counter() - began
+os.fsync = timed
+from mdrn_plugin.batch.jobs import collect, prepare_output
+from mdrn_plugin.batch.run import Settings, Session
+from mdrn_plugin.formats import READABLE_SUFFIXES
+from mdrn_plugin.plan import Options
+import torch
+
+def memory():
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmRSS"):
+            return int(line.split()[1]) / 1024
+
+def descriptors():
+    return len(os.listdir("/proc/self/fd"))
+
+source, out = map(Path, sys.argv[1:3])
+options = Options(noise="20", strength=0, threads=1)
+settings = Settings(options, jobs=int(sys.argv[3]), isolate=sys.argv[4] == "yes")
+seen = []
+def told(outcome):
+    told.count += 1
+    if told.count in marks:
+        seen.append((memory(), descriptors()))
+told.count = 0
+began = time.perf_counter()
+jobs = collect([str(source)], out, suffixes=READABLE_SUFFIXES)
+prepare_output(out, jobs.jobs)
+count = len(jobs.jobs)
+marks = {max(1, count // 10), count}
+with Session(out, settings, told=told) as session:
+    opened = time.perf_counter()
+    session.work(jobs)
+seconds = time.perf_counter() - began
+print(json.dumps({
+    "count": count, "seconds": seconds, "fsync": spent[0],
+    "growth": seen[-1][0] - seen[0][0], "descriptors": seen[-1][1] - seen[0][1],
+    "done": session.tally.done, "skipped": session.tally.skipped,
+}))
+"""
+
+
+def _small_files(folder: Path, count: int) -> None:
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for k in range(count):
+        Image.fromarray(rng.integers(0, 256, (16, 16), dtype=np.uint8)).save(folder / f"{k:05}.png")
+
+
+def _measured(folder: Path, out: Path, in_work: int, isolate: str) -> dict[str, Any]:
+    import json
+
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(folder), str(out), str(in_work), isolate],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    print(found)
+    return found
+
+
+def _state(out: Path) -> dict[str, tuple[int, int]]:
+    return {p.name: (p.stat().st_mtime_ns, p.stat().st_size) for p in out.rglob("*") if p.is_file()}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+@pytest.mark.parametrize(
+    "count", [300, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.timeout(3000)])]
+)
+def test_thousands_of_small_files_in_flat_memory_and_little_time_of_our_own(
+    tmp_path: Path, count: int
+) -> None:
+    _small_files(tmp_path / "in", count)
+    found = _measured(tmp_path / "in", tmp_path / "out", 1, "no")
+    assert found["done"] == count
+    assert found["growth"] < 50  # MiB, from a tenth of the files to all
+    assert found["descriptors"] <= 0
+    # One at a time, so nothing hides behind anything; a small run has the start in it.
+    own = 1000 * (found["seconds"] - found["fsync"]) / count
+    print(f"{own:.2f} ms of our own per file")
+    assert own < 3 if count >= 10_000 else own < 15
+    again = _measured(tmp_path / "in", tmp_path / "out", 3, "no")
+    assert again["skipped"] == count
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_helper_process_keeps_memory_flat(tmp_path: Path) -> None:
+    _small_files(tmp_path / "in", 2000)
+    found = _measured(tmp_path / "in", tmp_path / "out", 3, "yes")
+    assert found["done"] == 2000
+    assert found["growth"] < 50
+
+
+@pytest.mark.parametrize("count", [100, pytest.param(1000, marks=pytest.mark.slow)])
+def test_second_run_over_a_finished_folder_is_quick_and_changes_nothing(tmp_path: Path, count: int) -> None:
+    _small_files(tmp_path / "in", count)
+    command = [
+        *COMMAND,
+        str(tmp_path / "in"),
+        "-o",
+        str(tmp_path / "out"),
+        "--noise",
+        "20",
+        "--strength",
+        "0",
+    ]
+    assert subprocess.run([*command, "-q"], capture_output=True).returncode == 0
+    before = _state(tmp_path / "out")
+    began = time.monotonic()
+    done = subprocess.run(command, capture_output=True, text=True)
+    seconds = time.monotonic() - began
+    print(f"second run over {count} files: {seconds:.2f} s")
+    assert f"0 done, {count} done before, 0 failed" in done.stderr
+    assert seconds < 3
+    assert _state(tmp_path / "out") == before
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_killed_at_fifty_random_moments_and_finished_is_byte_equal(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for k in range(200):
+        rng = np.random.default_rng(k)
+        pixels = np.clip(rng.normal(120, 20, (64, 64)), 0, 255).astype(np.uint8)
+        if k % 3 == 0:
+            tifffile.imwrite(folder / f"{k:03}.tif", pixels.astype(np.uint16) * 200, compression="zlib")
+        else:
+            Image.fromarray(pixels).save(folder / f"{k:03}.{'png' if k % 3 == 1 else 'jpg'}")
+    wish = ["--noise", "20", "--threads", "1", "-q"]
+    began = time.monotonic()
+    assert subprocess.run([*COMMAND, str(folder), "-o", str(tmp_path / "whole"), *wish]).returncode == 0
+    undisturbed = time.monotonic() - began
+    whole = {p.name: p.read_bytes() for p in (tmp_path / "whole").iterdir() if p.is_file()}
+    assert len(whole) == 200
+    moments, kills, finished, left = random.Random(8), 0, 0, 0
+    out = tmp_path / "out"
+    while kills < 50:
+        process = subprocess.Popen([*COMMAND, str(folder), "-o", str(out), *wish], stderr=subprocess.PIPE)
+        try:
+            # Up to the end of an undisturbed run, from its start on: imports, decoding, writing.
+            process.wait(timeout=moments.uniform(0, undisturbed))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            kills += 1
+        process.communicate()
+        if out.is_dir():
+            for path in out.iterdir():
+                if path.is_file() and path.name in whole:
+                    assert path.read_bytes() == whole[path.name], f"kill {kills}: half of {path.name}"
+            left += sum(p.name.endswith(".mdrn-part") for p in out.iterdir())
+        if process.returncode == 0:
+            finished += 1
+            assert {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()} == whole
+            shutil.rmtree(out)
+    assert subprocess.run([*COMMAND, str(folder), "-o", str(out), *wish]).returncode == 0
+    assert {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()} == whole
+    assert sorted(os.listdir(out)) == sorted([".mdrn", *whole])
+    print(f"{kills} kills, {finished + 1} runs finished, {left} temporary files were left and removed")
