@@ -11,6 +11,7 @@ import functools
 import hashlib
 import importlib.resources
 import json
+import os
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,18 +78,33 @@ class Descriptor:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Zoo:
-    """All models of one folder."""
+    """All models of one folder, and the user's own beside them.
+
+    Attributes
+    ----------
+    folder : Traversable
+        Where the weights are.
+    descriptors : tuple of Descriptor
+        What the plan chooses from.
+    own : Zoo, optional
+        Models that the user trained: they are used when asked for by name, never chosen.
+    """
 
     folder: Traversable
     descriptors: tuple[Descriptor, ...]
+    own: Zoo | None = None
 
     def get(self, name: str) -> Descriptor:
         """Return a model by name; `UnknownModel` lists those there are."""
-        for descriptor in self.descriptors:
+        for descriptor in self.all():
             if descriptor.name == name:
                 return descriptor
-        known = ", ".join(d.name for d in self.descriptors) or "none"
+        known = ", ".join(d.name for d in self.all()) or "none"
         raise UnknownModel(f"model {name!r}: not known; there are {known}")
+
+    def all(self) -> tuple[Descriptor, ...]:
+        """Return every model, the user's own last."""
+        return self.descriptors + (self.own.descriptors if self.own else ())
 
     def load(self, name: str) -> nn.Module:
         """Return the trained network, float32, in its inference form.
@@ -100,6 +116,8 @@ class Zoo:
         WeightsDamaged
             The file is missing or fails a check; the message names it.
         """
+        if self.own and all(d.name != name for d in self.descriptors):
+            return self.own.load(name)
         return _load(self, name)
 
 
@@ -107,6 +125,23 @@ class Zoo:
 def shipped() -> Zoo:
     """Return the models that came with this installation."""
     return open_zoo(_shipped_folder())
+
+
+def available() -> Zoo:
+    """Return the models that came with this installation, and those that the user trained."""
+    folder = own_folder()
+    if not (folder / "manifest.json").is_file():
+        return shipped()
+    return dataclasses.replace(shipped(), own=open_zoo(folder))
+
+
+def own_folder() -> Path:
+    """Return the folder of the user's own models: ``MDRN_MODELS``, else the usual place for data."""
+    if named := os.environ.get("MDRN_MODELS"):
+        return Path(named)
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("mdrn", appauthor=False)) / "models"
 
 
 def open_zoo(folder: Traversable) -> Zoo:

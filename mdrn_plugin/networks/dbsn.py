@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -116,9 +117,26 @@ class DBSN(nn.Module):
         self.mean_net = _pointwise([channels, width, width, entries])
         self.noise_net = _pointwise([colours, width, width, width, width, entries])
 
+    @torch.no_grad()
+    def start_noise_at(self, sigma: float) -> None:
+        """Let the noise level begin at a known standard deviation, white = 1."""
+        last = self.noise_net[-1]
+        assert isinstance(last, nn.Conv2d)
+        assert last.bias is not None
+        last.weight.mul_(0.01)
+        if self.noise == "multivariate":
+            rows, columns = torch.triu_indices(self.colours, self.colours)
+            last.bias.copy_((rows == columns) * sigma)
+        else:
+            last.bias.fill_(4 + math.log(math.expm1(max(sigma - _FLOOR, 1e-6))))
+
     def forward(self, noisy_NCHW: Tensor) -> Prediction:
         """Return signal, its covariance and the noise's for noisy pictures."""
         mean, features = self.backbone(noisy_NCHW)
+        with torch.autocast(noisy_NCHW.device.type, enabled=False):
+            return self._covariances(noisy_NCHW, mean, features)
+
+    def _covariances(self, noisy_NCHW: Tensor, mean: Tensor, features: Tensor) -> Prediction:
         spread = self.mean_net(features)
         seen = mean if self.noise == "poisson-gaussian" else noisy_NCHW
         level = self.noise_net(seen)
@@ -163,10 +181,23 @@ class BlindSpot(nn.Module):
         )
 
     def forward(self, noisy_NCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the prediction (N, C, H, W) and the features behind it (N, channels, H, W)."""
-        x = self.head(noisy_NCHW).relu()
+        """Return the prediction (N, C, H, W) and the features behind it (N, channels, H, W).
+
+        Pixels go in and come out in the precision of the weights even under autocast: bfloat16 has
+        steps of 1/256 below white.
+        """
+        kind, dtype = noisy_NCHW.device.type, self.head.weight.dtype
+        with torch.autocast(kind, enabled=False):
+            x = self.head(noisy_NCHW.to(dtype)).relu()
         features = self.fusion(torch.cat([branch(x) for branch in self.branches], 1))
-        return self.tail(features), features
+        with torch.autocast(kind, enabled=False):
+            features = features.to(dtype)
+            return self.tail(features), features
+
+    @staticmethod
+    def radius(blocks: int) -> int:
+        """Return how far a prediction looks, px (50 with the paper's 8 blocks)."""
+        return 2 + blocks * 2 * 3
 
 
 def posterior(noisy_NCHW: Tensor, prediction: Prediction) -> Tensor:
@@ -204,7 +235,8 @@ def constrained_loss(noisy_NCHW: Tensor, prediction: Prediction) -> Tensor:
     eye = torch.eye(noise.shape[-1], dtype=noise.dtype, device=noise.device)
     ratio = torch.linalg.solve(noise + _EPSILON * eye, prediction.mean_covariance.expand_as(both))
     trace = ratio.diagonal(dim1=-2, dim2=-1).sum(-1)
-    return 0.5 * (_quadratic(error, both) + _log_det(noise) + trace)
+    out: Tensor = 0.5 * (_quadratic(error, both) + _log_det(noise) + trace)
+    return out
 
 
 def _error(noisy_NCHW: Tensor, prediction: Prediction) -> Tensor:

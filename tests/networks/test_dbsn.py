@@ -120,3 +120,30 @@ def test_posterior_between_prediction_and_observation() -> None:
 def test_unknown_noise_model_is_refused() -> None:
     with pytest.raises(ValueError, match="expected one of gaussian"):
         DBSN(noise="uniform")
+
+
+@pytest.mark.parametrize("noise", NOISE_MODELS)
+def test_start_noise_at_a_known_level(noise: str) -> None:
+    network = DBSN(3, channels=8, blocks=1, noise=noise)
+    network.start_noise_at(0.1)
+    found = network(torch.rand(1, 3, 16, 16)).noise_covariance.diagonal(dim1=-2, dim2=-1).sqrt()
+    torch.testing.assert_close(found, torch.full_like(found, 0.1), rtol=0.1, atol=0)
+
+
+def test_radius_is_how_far_a_prediction_looks() -> None:
+    network = DBSN(1, channels=4, blocks=2).double()
+    side = 2 * DBSN(1, channels=4, blocks=2).backbone.radius(2) + 5
+    x = torch.rand(1, 1, side, side, dtype=torch.float64, requires_grad=True)
+    total = sum(
+        torch.autograd.grad(p(x)[0][0, 0, side // 2, side // 2], x)[0].abs()
+        for p in [DBSN(1, channels=4, blocks=2).double().backbone for _ in range(4)]
+    )
+    rows = torch.nonzero(total[0, 0].sum(1))[:, 0]
+    assert side // 2 - int(rows.min()) == network.backbone.radius(2)
+
+
+def test_pixels_keep_their_precision_under_autocast() -> None:
+    network = DBSN(1, channels=8, blocks=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        prediction = network(torch.rand(1, 1, 16, 16))
+    assert prediction.mean.dtype == prediction.mean_covariance.dtype == torch.float32
