@@ -47,6 +47,11 @@ def main() -> None:
         _leave_at_once(EXIT_INTERRUPTED)
     except BrokenPipeError:  # the reader of our stdout has gone, such as `| head`
         code = 0
+    except SystemExit as stop:
+        # click's own answer to the same is 1, which means a fault of this program.
+        if not isinstance(stop.__context__, BrokenPipeError):
+            raise
+        code = 0
     except Exception as error:
         if os.environ.get("MDRN_DEBUG"):
             raise

@@ -515,6 +515,104 @@ def test_interrupted_run_leaves_whole_files_and_a_true_ledger(
     assert [p.name for p in out.iterdir() if p.name.endswith(".mdrn-part")] == []
 
 
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_interrupted_twice_leaves_at_once(tmp_path: Path) -> None:
+    """In the middle of one large picture, where the first signal alone waits for the tile."""
+    Image.fromarray(_pixels(0, 1500)).save(tmp_path / "large.png")
+    out = tmp_path / "out"
+    process = _start(
+        "denoise", tmp_path / "large.png", "-o", out, "--noise", 20, "--threads", 1, "--tile", 1504
+    )
+    end = time.monotonic() + 60
+    while not (out / ".mdrn/ledger.jsonl").exists():
+        assert time.monotonic() < end
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    assert process.poll() is None  # it is being thought about
+    began = time.monotonic()
+    while process.poll() is None:  # Python sees a signal when the tile's arithmetic returns to it
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.1)
+        assert time.monotonic() - began < 30
+    _, err = process.communicate()
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert list(out.glob("*.png")) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes of POSIX")
+def test_reader_of_the_output_may_leave(folder: Path, tmp_path: Path) -> None:
+    wish = ["--json", "-q", "--noise", "20", "--strength", "0"]
+    process = subprocess.Popen(
+        [*COMMAND, "denoise", str(folder), "-o", str(tmp_path / "out"), *wish],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    process.stdout.close()  # as `| head` does
+    assert process.stderr is not None
+    err = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(60) == 0
+    assert err == b""
+
+
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux") or os.geteuid() != 0 or not shutil.which("mount"),
+    reason="needs to mount a small disk",
+)
+def test_full_disk_stops_the_run_with_5_and_no_half_file(tmp_path: Path) -> None:
+    folder, disk = tmp_path / "in", tmp_path / "disk"
+    folder.mkdir()
+    disk.mkdir()
+    for k in range(12):
+        Image.fromarray(_pixels(k, 256)).save(folder / f"{k:02}.png")
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)])
+    if mounted.returncode != 0:
+        pytest.skip("this machine does not let us mount a small disk")
+    try:
+        wish = ["--noise", "20", "--strength", "0"]
+        done = subprocess.run(
+            [*COMMAND, "denoise", str(folder), "-o", str(disk / "out"), *wish], capture_output=True, text=True
+        )
+        assert done.returncode == 5, done.stderr
+        assert "free some space" in done.stderr
+        assert "Traceback" not in done.stderr
+        left = sorted(p.name for p in (disk / "out").iterdir() if p.name != ".mdrn")
+        assert 0 < len(left) < 12
+        for name in left:
+            np.testing.assert_array_equal(
+                np.asarray(Image.open(disk / "out" / name)), np.asarray(Image.open(folder / name))
+            )
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are Unicode there")
+def test_odd_names_go_all_the_way(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    names = [" a b.png", "new\nline.png", "-dash.png", "😀.png", "x" * 251 + ".png", os.fsdecode(b"\xff.png")]
+    for name in names:
+        Image.fromarray(_pixels(1, 24)).save(folder / name)
+    wish = ["--noise", "20", "--strength", "0", "--json", "--report", str(tmp_path / "r.html")]
+    wish += ["--log-file", str(tmp_path / "log")]
+    done = subprocess.run(
+        [*COMMAND, "denoise", str(folder), "-o", str(tmp_path / "out"), *wish],
+        capture_output=True,
+        env={**os.environ, "LANG": "C", "PYTHONUTF8": "0"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {*names, ".mdrn"}
+    again = subprocess.run(
+        [*COMMAND, "denoise", str(folder), "-o", str(tmp_path / "out"), *wish], capture_output=True
+    )
+    assert b"0 done, 6 done before" in again.stderr
+
+
 @pytest.mark.skipif(not shutil.which("prlimit"), reason="needs prlimit to limit the size of files")
 def test_output_that_cannot_be_written_stops_the_run_with_5(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
