@@ -45,12 +45,7 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("mdrn-batch: interrupted", err=True)
         _leave_at_once(EXIT_INTERRUPTED)
-    except BrokenPipeError:  # the reader of our stdout has gone, such as `| head`
-        code = 0
-    except SystemExit as stop:
-        # click's own answer to the same is 1, which means a fault of this program.
-        if not isinstance(stop.__context__, BrokenPipeError):
-            raise
+    except _ReaderGone:
         code = 0
     except Exception as error:
         if os.environ.get("MDRN_DEBUG"):
@@ -81,7 +76,21 @@ def _leave(code: int) -> None:
     sys.exit(code)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _ReaderGone(Exception):
+    """Who read our stdout has left, such as `| head`."""
+
+
+class _Commands(click.Group):
+    """Leaves silently with 0 when the reader has gone; click's 1 would mean a fault of this program."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise _ReaderGone from error
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="mdrn-batch")
 def cli() -> None:
     """Denoise pictures without tuning: photographs, microscopy stacks, whole folders."""
@@ -346,9 +355,9 @@ def _options(wishes: dict[str, Any]) -> Options:
 
     options = Options(**wishes)
     if options.model is not None:
-        from mdrn_plugin.zoo import shipped
+        from mdrn_plugin.zoo import available
 
-        shipped().get(options.model)
+        available().get(options.model)
     return options
 
 
@@ -605,9 +614,9 @@ def models(as_json: bool) -> None:
     """List the models, the noise each is for, and what it was measured to reach."""
     import json
 
-    from mdrn_plugin.zoo import shipped
+    from mdrn_plugin.zoo import available
 
-    descriptors = sorted(shipped().descriptors, key=lambda d: (d.tier, d.colours, d.band_255))
+    descriptors = sorted(available().all(), key=lambda d: (d.tier, d.colours, d.band_255))
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(d) for d in descriptors]))
         return
