@@ -14,13 +14,16 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mdrn_plugin.noise.profile import NoiseProfile
     from mdrn_plugin.picture import Picture
     from mdrn_plugin.result import Result
+    from mdrn_plugin.training.selfsupervised import Learnt
     from mdrn_plugin.zoo import Descriptor
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "denoise", "estimate_noise", "models", "read", "write"]
+__all__ = ["__version__", "denoise", "estimate_noise", "models", "read", "train_on", "write"]
 
 
 def denoise(
@@ -117,10 +120,17 @@ def write(path: str | os.PathLike[str], picture: Picture, *, overwrite: bool = F
 
 
 def models() -> tuple[Descriptor, ...]:
-    """Return what is known of every shipped model: name, noise band, measured PSNR."""
-    from mdrn_plugin.zoo import shipped
+    """Return what is known of every model, the user's own last: name, noise band, measured PSNR."""
+    from mdrn_plugin.zoo import available
 
-    return shipped().descriptors
+    return available().all()
+
+
+def train_on(sources: Sequence[Any], name: str, *, minutes: float = 30.0, **options: Any) -> Learnt:
+    """Learn a model from noisy pictures alone; see `mdrn_plugin.training.selfsupervised.train_on`."""
+    from mdrn_plugin.training import selfsupervised
+
+    return selfsupervised.train_on(sources, name, minutes=minutes, **options)
 
 
 def _as_picture(pixels: Any, axes: str | None, limits: tuple[float, float] | None) -> Picture:

@@ -135,11 +135,11 @@ def carry_out(
         As of `denoise_picture`.
     """
     from mdrn_plugin.engine.planes import run_plan
-    from mdrn_plugin.zoo import shipped
+    from mdrn_plugin.zoo import available
 
     began = time.perf_counter()
     pixels = np.empty(picture.shape, picture.pixels.dtype) if out is None else out
-    carried_out = run_plan(picture, pixels, plan, zoo or shipped(), progress=progress, stop=stop)
+    carried_out = run_plan(picture, pixels, plan, zoo or available(), progress=progress, stop=stop)
     denoised = dataclasses.replace(picture, pixels=pixels)
     check = check_residual(picture, denoised, profiles, plan.strength) if _does_something(plan) else None
     verdict, reasons = judge(check, carried_out.doubts)
@@ -174,7 +174,7 @@ def make_plan(
     picture: Picture, profiles: tuple[NoiseProfile, ...], options: Options, zoo: Zoo | None = None
 ) -> Plan:
     """Resolve the plan of a picture; nothing is computed yet."""
-    from mdrn_plugin.zoo import shipped
+    from mdrn_plugin.zoo import available
 
     facts = Facts(
         range=picture.range,
@@ -183,7 +183,7 @@ def make_plan(
         spread=channel_spread(picture),
         samples_joint=picture.colours == 3,
     )
-    return resolve(facts, profiles, options, zoo or shipped(), find_machine(options))
+    return resolve(facts, profiles, options, zoo or available(), find_machine(options))
 
 
 def find_machine(options: Options) -> Machine:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mdrn_plugin.errors import EXIT_INTERRUPTED, EXIT_SOME_FAILED, MdrnError
 
@@ -54,6 +54,23 @@ def _parser() -> argparse.ArgumentParser:
     zoo.add_argument("--dry-run", action="store_true", help="say what would be trained, in which order")
     _add_how(zoo)
     zoo.set_defaults(run=_zoo)
+
+    own = commands.add_parser(
+        "self", help="learn a model from noisy pictures alone, for pictures of the same kind (D-BSN)"
+    )
+    own.add_argument(
+        "inputs", nargs="+", type=Path, metavar="INPUT", help="noisy pictures, or folders of them"
+    )
+    own.add_argument("--name", required=True, help="of the new model, for 'mdrn-batch denoise --model NAME'")
+    own.add_argument("--minutes", type=float, default=30.0, help="for all of it (default: 30)")
+    own.add_argument("--clean", nargs="+", type=Path, default=[], help="clean pictures of the same kind")
+    own.add_argument(
+        "--models", type=Path, help="folder of your models (default: MDRN_MODELS or the usual one)"
+    )
+    own.add_argument("--reference", action="store_true", help="the paper's size, for a GPU")
+    own.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1")
+    own.add_argument("--threads", type=int, help="CPU threads")
+    own.set_defaults(run=_self)
 
     data = commands.add_parser("data", help="decode a folder of pictures into one memory-mapped pack")
     data.add_argument("folder", type=Path)
@@ -187,6 +204,48 @@ def _zoo(options: argparse.Namespace) -> int:
         options.ship.mkdir(parents=True, exist_ok=True)
         ship([options.out / name for name in good], options.ship, options.recipes)
     return 0 if len(good) == len(rows) else EXIT_SOME_FAILED
+
+
+def _self(options: argparse.Namespace) -> int:
+    import torch
+
+    from .selfsupervised import train_on
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    size: dict[str, Any] = {"channels": 96, "blocks": 8} if options.reference else {}
+    learnt = train_on(
+        _pictures(options.inputs),
+        options.name,
+        minutes=options.minutes,
+        clean=_pictures(options.clean),
+        folder=options.models,
+        device=options.device,
+        **size,
+    )
+    gain = learnt.sure_after - learnt.sure_before
+    print(f"{options.name}: noise {learnt.sigma_255:.1f}/255; estimated PSNR {learnt.sure_after:.2f} dB")
+    if learnt.kept:
+        print(f"{gain:+.2f} dB against the shipped model; use it with --model {options.name}")
+    else:
+        print("no better than the shipped model on these pictures: it equals that model")
+    return 0
+
+
+def _pictures(inputs: list[Path]) -> list[Path]:
+    """Return the files named, and those in the folders named."""
+    from mdrn_plugin.errors import BadOption
+    from mdrn_plugin.formats import READABLE_SUFFIXES
+
+    files = []
+    for path in inputs:
+        if path.is_dir():
+            files += sorted(p for p in path.iterdir() if p.suffix.lower() in READABLE_SUFFIXES)
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise BadOption(f"{path}: no such file or folder; check the inputs")
+    return files
 
 
 def _data(options: argparse.Namespace) -> int:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mdrn_plugin.engine.device import threads
-from mdrn_plugin.engine.routes import Route, count_route_tiles, run_route
+from mdrn_plugin.engine.routes import Route, count_route_tiles, run_route, stabilised
 from mdrn_plugin.engine.run import Job, count_tiles, run_plane
 from mdrn_plugin.picture import as_rows_columns_samples
 
@@ -90,6 +91,23 @@ def run_plan(
                     job = run_route(*places, job, route.part(part), tile_done=tile_done, stop=stop)
             jobs[channel] = job
     return _as_carried_out(plan, jobs)
+
+
+def network_planes(picture: Picture, plan: Plan) -> Iterator[tuple[Step, NDArray[np.float32]]]:
+    """Yield what the networks of a plan are shown: (step, plane), float32, (samples, height, width).
+
+    For training on a user's pictures: stabilised and scaled, so that the noise is white and of
+    the level ``step.sigma_255``. The filling noise of correlated noise is not added.
+    """
+    for index in picture.planes():
+        step = plan.steps[picture.channel_of(index)]
+        source = np.asarray(picture.pixels[index])
+        z_HWC = as_rows_columns_samples(source, picture.plane_axes, picture.alpha)
+        for part in [slice(None)] if plan.joint else [slice(s, s + 1) for s in range(picture.colours)]:
+            values = z_HWC[..., part]
+            if step.curves:
+                values = stabilised(values, Route(step.curves[part]))
+            yield step, np.moveaxis(((values - step.black) * step.gain).astype(np.float32), 2, 0)
 
 
 def _job(plan: Plan, step: Step, zoo: Zoo) -> Job | None:

@@ -88,7 +88,7 @@ def run_route(
     inner = dataclasses.replace(job, strength=1.0, saturate=None)
     for piece in _pieces(height, width, job):
         z_HWC = np.asarray(source_HWC[piece.read_top : piece.read_bottom, piece.read_left : piece.read_right])
-        f_HWC = _stabilised(z_HWC, route)
+        f_HWC = stabilised(z_HWC, route)
         d_HWC = np.zeros_like(f_HWC)
         for sign in (1, -1)[: route.passes]:
             seen = f_HWC + sign * _filling(f_HWC, route, piece) if route.spectra else f_HWC
@@ -113,7 +113,8 @@ def _pieces(height: int, width: int, job: Job) -> Iterator[Tile]:
     yield from cut(height, width, _PIECE_PX // grid * grid, int(margin), int(grid))
 
 
-def _stabilised(z_HWC: NDArray[Any], route: Route) -> NDArray[np.float32]:
+def stabilised(z_HWC: NDArray[Any], route: Route) -> NDArray[np.float32]:
+    """Return the values of a piece with their noise of one level; a few rows at a time."""
     f_HWC = np.empty(z_HWC.shape, np.float32)
     for k, curve in enumerate(route.curves):
         forward = stabiliser(curve).forward

@@ -1,0 +1,148 @@
+"""Learning from noisy pictures alone: the way from files to a model by name, and what SURE decides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+import mdrn_plugin
+from mdrn_plugin.errors import BadOption
+from mdrn_plugin.networks.dbsn import DBSN, posterior
+from mdrn_plugin.training.command import main
+from mdrn_plugin.training.selfsupervised import bayes, sure, train_on
+from mdrn_plugin.zoo import available
+
+QUICK = {"steps": (3, 2, 2), "channels": 8, "blocks": 1, "batch": 4, "patch": 32}
+
+
+def _clean(seed: int, side: int = 128) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:side, :side] / 16
+    a, b, c = rng.uniform(0.3, 1.5, 3)
+    return (0.5 + 0.2 * np.sin(a * x + y) + 0.15 * np.sign(np.sin(b * y - c * x))).astype(np.float32)
+
+
+@pytest.fixture
+def noisy(tmp_path: Path) -> list[Path]:
+    rng, paths = np.random.default_rng(1), []
+    for k in range(3):
+        pixels = _clean(k) + rng.normal(0, 25 / 255, (128, 128)).astype(np.float32)
+        paths.append(tmp_path / f"noisy{k}.tif")
+        tifffile.imwrite(paths[-1], pixels)
+    return paths
+
+
+def test_sure_estimates_the_error_without_the_clean_picture() -> None:
+    sigma, generator = 0.1, torch.Generator().manual_seed(0)
+    clean = torch.from_numpy(_clean(0, 256))[None, None]
+    noisy = clean + sigma * torch.randn(clean.shape, generator=generator)
+    for width in (1, 3, 5):
+        kernel = torch.full((1, 1, width, width), 1 / width**2)
+
+        def smooth(x: torch.Tensor, kernel: torch.Tensor = kernel) -> torch.Tensor:
+            return torch.nn.functional.conv2d(x, kernel, padding="same")
+
+        true = float((smooth(noisy) - clean).square().mean())
+        assert sure([noisy], smooth, sigma) == pytest.approx(true, rel=0.05), width
+
+
+def test_bayes_in_tiles_is_that_of_the_whole_picture() -> None:
+    network = DBSN(1, channels=8, blocks=2)
+    x = torch.rand(1, 250, 333)
+    level = 0.1
+    with torch.no_grad():
+        prediction = network(x[None])
+        noise = torch.full((1, 1, 1, 1, 1), level**2)
+        whole = posterior(x[None], type(prediction)(prediction.mean, prediction.mean_covariance, noise))[0]
+    torch.testing.assert_close(bayes(network, x, level, bf16=False), whole, atol=1e-5, rtol=1e-4)
+
+
+def test_train_on_makes_a_model_that_denoises_by_name(
+    noisy: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MDRN_MODELS", str(tmp_path / "models"))
+    seen: list[tuple[str, int, int]] = []
+    learnt = train_on(noisy, "mine", progress=lambda *a: seen.append(a), **QUICK)
+    assert learnt.sigma_255 == pytest.approx(25, rel=0.1)
+    assert learnt.sure_after >= learnt.sure_before  # SURE keeps what is better, or the shipped model
+    assert [stage for stage, step, total in seen if step == total] == ["mean", "noise", "student"]
+    assert (tmp_path / "models/mine.run/preview-0.png").stat().st_size > 1000
+    model = available().get("mine")
+    assert (model.tier, model.teacher) == ("own", "D-BSN")
+    assert model.band_255[0] < 25 < model.band_255[1]
+    image = tifffile.imread(noisy[0])
+    denoised = mdrn_plugin.denoise(image, model="mine")
+    before, after = (float(np.mean((x - _clean(0)) ** 2)) for x in (image, denoised))
+    assert 10 * np.log10(before / after) > 5
+    unasked = mdrn_plugin.denoise(image, return_result=True).plan
+    assert [step.model for step in unasked.steps] == ["mdrn-2b-gray-20-35"]
+    assert "mine" in [m.name for m in mdrn_plugin.models()]
+
+
+def test_train_on_again_goes_on_from_what_is_done(noisy: list[Path], tmp_path: Path) -> None:
+    first = train_on(noisy, "mine", folder=tmp_path, **QUICK)
+    lines = (tmp_path / "mine.run/log.jsonl").read_text().splitlines()
+    again = train_on(noisy, "mine", folder=tmp_path, **QUICK)
+    assert (tmp_path / "mine.run/log.jsonl").read_text().splitlines() == lines  # nothing was trained
+    assert all(torch.equal(first.weights[k], again.weights[k]) for k in first.weights)
+
+
+def test_train_on_colour_with_clean_pictures(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    colour = np.stack([_clean(k, 96) for k in range(3)], -1)
+    shot = np.clip(255 * (colour + rng.normal(0, 0.1, colour.shape)), 0, 255).astype(np.uint8)
+    for name, pixels in (("noisy", shot), ("clean", np.uint8(255 * colour))):
+        tifffile.imwrite(tmp_path / f"{name}.tif", pixels, photometric="rgb")
+    learnt = train_on(
+        [tmp_path / "noisy.tif"], "colours", clean=[tmp_path / "clean.tif"], folder=tmp_path / "m", **QUICK
+    )
+    assert learnt.weights["head.weight"].shape[1] == 3
+
+
+def test_train_on_refuses_what_it_cannot_learn_from(noisy: list[Path], tmp_path: Path) -> None:
+    for name in ("Mine", "../x", "mdrn-2b-gray-20-35", ""):
+        with pytest.raises(BadOption, match="choose another --name"):
+            train_on(noisy, name, folder=tmp_path)
+    with pytest.raises(BadOption, match="there is none"):
+        train_on([], "mine", folder=tmp_path)
+    small = tmp_path / "small.tif"
+    tifffile.imwrite(small, np.random.default_rng(0).normal(0.5, 0.1, (40, 40)).astype(np.float32))
+    with pytest.raises(BadOption, match="larger pictures"):
+        train_on([small], "mine", folder=tmp_path)
+
+
+def test_train_on_refuses_correlated_noise(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    white = rng.normal(0, 0.12, (259, 259))
+    blurred = sum(np.roll(white, (i, j), (0, 1)) for i in range(3) for j in range(3)) / 3
+    path = tmp_path / "correlated.tif"
+    tifffile.imwrite(path, (_clean(0, 256) + blurred[:256, :256]).astype(np.float32))
+    with pytest.raises(BadOption, match="correlated from pixel to pixel"):
+        train_on([path], "mine", folder=tmp_path)
+
+
+def test_self_command(noisy: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["self", *map(str, noisy), "--name", "mine", "--models", str(tmp_path / "m")]
+    assert main([*command[:1], str(tmp_path / "none"), *command[-4:]]) == 2
+    assert "no such file or folder" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.data
+@pytest.mark.timeout(3600)
+def test_self_training_learns_the_noise_and_gains(data_folder: Path, tmp_path: Path) -> None:
+    """Five minutes on twelve noisy pictures: a level within 5 %, a student not below its teacher."""
+    from PIL import Image
+
+    rng, paths = np.random.default_rng(0), []
+    for k, file in enumerate(sorted((data_folder / "train").rglob("*.jpg"))[:12]):
+        pixels = np.asarray(Image.open(file).convert("L"), np.float32)[:320, :320] / 255
+        paths.append(tmp_path / f"{k}.tif")
+        tifffile.imwrite(paths[-1], pixels + rng.normal(0, 25 / 255, pixels.shape).astype(np.float32))
+    learnt = train_on(paths, "mine", minutes=5, folder=tmp_path / "m")
+    assert learnt.sigma_255 == pytest.approx(25, rel=0.05)
+    assert learnt.sure_after >= max(learnt.sure_teacher, learnt.sure_before)

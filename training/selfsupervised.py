@@ -1,0 +1,630 @@
+"""A model of the user's own, from noisy pictures alone (D-BSN, arXiv 2008.13711).
+
+Three stages, each a share of the time given:
+
+1. *mean*: the blind-spot network learns to predict each pixel from its surroundings.
+2. *noise*: the noise level and the variance of that prediction are learnt with it by the constrained
+   likelihood; Bayes' rule then gives a denoised picture for every noisy one.
+3. *student*: an MDRN, begun from the shipped model that the plan would choose, learns from two kinds of
+   pairs: noisy pictures with their Bayes results, and clean pictures with the learnt noise.
+
+It all happens on what the network sees: the plan's stabilised, scaled values, where the noise is white
+and of one level. What is kept is decided by Stein's unbiased risk estimate (SURE) on parts held back: it
+estimates the error against a clean picture that nobody has, so that a student worse than the shipped
+model is never kept.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save
+
+from mdrn_plugin.errors import BadOption
+from mdrn_plugin.files import write_bytes
+from mdrn_plugin.networks.dbsn import (
+    DBSN,
+    MDC,
+    BlindSpot,
+    constrained_loss,
+    negative_log_likelihood,
+    posterior,
+)
+from mdrn_plugin.networks.mdrn import MDRN, STRIDE, exact_halo
+
+from .data import dihedral
+from .loop import choose_steps, rate_at
+from .optim import MuonAdam
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from mdrn_plugin.picture import Picture
+
+    _Plane = NDArray[np.float32]
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_PROBE = (2, 8)  # steps that are timed to turn minutes into a number of steps
+_SHARES = {"mean": 0.4, "noise": 0.2, "student": 0.4}
+_CHECKS = 10  # evaluations on the held-back parts per stage
+_SAVE_EVERY = 180.0  # s
+_SURE_STEP = 1e-3  # of the Monte Carlo divergence, white = 1
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SelfOptions:
+    """How a model is learnt.
+
+    Attributes
+    ----------
+    name : str
+        Of the new model: small letters, digits, ``.``, ``_``, ``-``.
+    minutes : float
+        For all stages together; `steps` fixes their numbers of steps instead.
+    channels, blocks : int
+        Of the blind-spot network. 96 and 8 are the paper's, far too slow without a GPU.
+    """
+
+    name: str
+    minutes: float = 30.0
+    steps: tuple[int, int, int] | None = None
+    channels: int = 32
+    blocks: int = 3
+    batch: int = 8
+    patch: int = 64  # px
+    device: str = "cpu"
+    bf16: bool = True
+    seed: int = 1
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Learnt:
+    """What came out.
+
+    Attributes
+    ----------
+    weights : dict of Tensor
+        The student, float32.
+    sigma_255 : float
+        Learnt noise level on the scale that the network sees.
+    sure_before, sure_after, sure_teacher : float
+        PSNR in dB, white = 1, estimated by SURE on the parts held back: the shipped model, the
+        student, and the Bayes result that it learnt from.
+    kept : bool
+        Whether the student is better than the model that it began as; else it *is* that model.
+    """
+
+    weights: dict[str, Tensor]
+    sigma_255: float
+    sure_before: float
+    sure_after: float
+    sure_teacher: float
+    kept: bool
+
+
+def learn(
+    planes: Sequence[_Plane],
+    sigma: float,
+    init: dict[str, Tensor],
+    folder: Path,
+    options: SelfOptions,
+    *,
+    clean: Sequence[_Plane] = (),
+    progress: Progress | None = None,
+) -> Learnt:
+    """Learn a model from noisy planes.
+
+    Parameters
+    ----------
+    planes : sequence of ndarray
+        Float32, (channels, height, width), as the network sees them: white = 1, noise white and of
+        one level.
+    sigma : float
+        That level as estimated, white = 1: where the noise network begins.
+    init : dict of Tensor
+        Weights of the MDRN that the student begins as.
+    folder : Path
+        State, log and previews; a second call with the same options goes on from there.
+    options : SelfOptions
+        How.
+    clean : sequence of ndarray, optional
+        Clean pictures like the noisy ones, same form; without them the Bayes results serve.
+    progress : callable, optional
+        Called with (stage, step, steps).
+
+    Raises
+    ------
+    BadOption
+        No plane is large enough.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    device = torch.device(options.device)
+    data = _Data([torch.from_numpy(np.ascontiguousarray(p, np.float32)) for p in planes], options)
+    log = _Log(folder, progress)
+    dbsn = DBSN(planes[0].shape[0], options.channels, options.blocks).to(device)
+    dbsn.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    dbsn.start_noise_at(sigma)
+    outer = ("head", "tail", "mean_net", "noise_net")
+    named = [(n.removeprefix("backbone."), p) for n, p in dbsn.named_parameters()]
+
+    def mean_loss(step: int) -> Tensor:
+        noisy = data.batch(step, options.batch).to(device, memory_format=torch.channels_last)
+        out: Tensor = (dbsn.backbone(noisy)[0] - noisy).square().mean()
+        return out
+
+    def mean_score() -> float:
+        errors = [(dbsn.backbone(x)[0] - x).square().mean() for x in data.held(device)]
+        return float(torch.stack(errors).mean())
+
+    backbone = [(n, p) for n, p in named if n.split(".")[0] not in ("mean_net", "noise_net")]
+    first = _Stage("mean", dbsn, MuonAdam(backbone, outer), (0.02, 1e-3), mean_loss, mean_score)
+    first.run(folder, options, log)
+
+    def noise_loss(step: int) -> Tensor:
+        noisy = data.batch(step, options.batch).to(device, memory_format=torch.channels_last)
+        return constrained_loss(noisy, dbsn(noisy)).mean()
+
+    def noise_score() -> float:
+        values = [negative_log_likelihood(x, dbsn(x)).mean() for x in data.held(device)]
+        return float(torch.stack(values).mean())
+
+    second = _Stage("noise", dbsn, MuonAdam(named, outer), (0.004, 1e-3), noise_loss, noise_score)
+    second.run(folder, options, log)
+
+    with torch.no_grad():
+        found = [dbsn(x).noise_covariance for x in data.held(device)]
+        level = float(torch.stack([f.diagonal(dim1=-2, dim2=-1).mean() for f in found]).mean().sqrt())
+    denoised = [bayes(dbsn, x.to(device), level, options.bf16).cpu() for x in data.planes]
+    for k in range(min(3, len(denoised))):
+        _preview(folder / f"preview-{k}.png", data.planes[k], denoised[k])
+
+    student = MDRN(planes[0].shape[0], _blocks_of(init))
+    student.load_state_dict(init)
+    student.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    references = [torch.from_numpy(np.ascontiguousarray(p, np.float32)) for p in clean]
+    targets = [p for p in references if min(p.shape[1:]) >= options.patch] or denoised
+
+    def student_loss(step: int) -> Tensor:
+        pairs = _pairs(data, denoised, targets, level, options, step)
+        noisy, target, weight = (t.to(device) for t in pairs)
+        noisy = noisy.contiguous(memory_format=torch.channels_last)
+        out: Tensor = (weight * (student(noisy) - target).square()).mean() / level
+        return out
+
+    def student_score() -> float:
+        return sure([*data.held(device)], student, level)
+
+    before = student_score()
+    third = _Stage(
+        "student", student, MuonAdam(student.named_parameters()), (0.005, 3e-4), student_loss, student_score
+    )
+    after = third.run(folder, options, log, best=before)
+    held_denoised = lambda x: bayes(dbsn, x[0], level, False)[None]  # noqa: E731
+    return Learnt(
+        {k: v.detach().cpu() for k, v in student.state_dict().items()},
+        255 * level,
+        _decibels(before),
+        _decibels(after),
+        _decibels(sure([*data.held(device)], held_denoised, level)),
+        after < before,
+    )
+
+
+def bayes(network: DBSN, noisy_CHW: Tensor, level: float, bf16: bool = True) -> Tensor:
+    """Return the Bayes result for a whole picture, in tiles whose margin is all that a pixel sees.
+
+    `level` is the standard deviation of the noise, white = 1, taken once for all pictures: the
+    network's own average over a tile would change from tile to tile.
+    """
+    from mdrn_plugin.engine.tiles import cut
+
+    colours, height, width = noisy_CHW.shape
+    blocks = sum(isinstance(m, MDC) for m in network.backbone.branches[0].children())
+    out = torch.empty_like(noisy_CHW)
+    noise = torch.eye(colours, device=noisy_CHW.device) * level**2
+    for tile in cut(height, width, 160, BlindSpot.radius(blocks), 1):
+        part = noisy_CHW[None, :, tile.read_top : tile.read_bottom, tile.read_left : tile.read_right]
+        part = part.contiguous(memory_format=torch.channels_last)
+        with torch.no_grad(), torch.autocast(part.device.type, torch.bfloat16, enabled=bf16):
+            prediction = network(part)
+        result = posterior(
+            part, dataclasses.replace(prediction, noise_covariance=noise.expand(1, 1, 1, -1, -1))
+        )
+        top, left = tile.top - tile.read_top, tile.left - tile.read_left
+        rows, columns = tile.bottom - tile.top, tile.right - tile.left
+        out[:, tile.top : tile.bottom, tile.left : tile.right] = result[
+            0, :, top : top + rows, left : left + columns
+        ]
+    return out
+
+
+@torch.no_grad()
+def sure(noisy: Sequence[Tensor], denoise: Callable[[Tensor], Tensor], sigma: float) -> float:
+    """Return Stein's unbiased estimate of the mean squared error against the unknown clean pictures.
+
+    mean (f(y) - y)^2 - sigma^2 + 2 sigma^2 div f(y) / n, the divergence by one random direction (Monte
+    Carlo SURE, Ramani, Blu and Unser 2008). Holds for white Gaussian noise.
+
+    Parameters
+    ----------
+    noisy : sequence of Tensor
+        (1, C, H, W) each, white = 1.
+    denoise : callable
+        From such a tensor to its denoised form.
+    sigma : float
+        Standard deviation of the noise, white = 1.
+    """
+    generator = torch.Generator().manual_seed(0)
+    risks = []
+    for y in noisy:
+        direction = torch.randint(0, 2, y.shape, generator=generator).mul_(2).sub_(1).to(y)
+        out = denoise(y)
+        divergence = (direction * (denoise(y + _SURE_STEP * direction) - out)).mean() / _SURE_STEP
+        risks.append((out - y).square().mean() - sigma**2 + 2 * sigma**2 * divergence)
+    return float(torch.stack(risks).mean())
+
+
+class _Data:
+    """Noisy planes: random patches of most, the rest held back."""
+
+    def __init__(self, planes: list[Tensor], options: SelfOptions) -> None:
+        patch = options.patch
+        self._seed = options.seed
+        usable = [p for p in planes if min(p.shape[1:]) >= patch]
+        if not usable:
+            raise BadOption(
+                f"no picture of at least {patch}x{patch} pixels to learn from; give larger pictures"
+            )
+        self._patch = patch
+        if len(usable) >= 8:
+            self._held = usable[::8]
+            self.planes = [p for k, p in enumerate(usable) if k % 8]
+        else:  # few pictures: the lowest eighth of each is held back if what is left is large enough
+            rows = [p.shape[1] // 8 // STRIDE * STRIDE for p in usable]
+            keep = [r if p.shape[1] - r >= 2 * patch else 0 for p, r in zip(usable, rows, strict=True)]
+            self._held = [p[:, p.shape[1] - r :] for p, r in zip(usable, keep, strict=True) if r] or usable[
+                :1
+            ]
+            self.planes = [p[:, : p.shape[1] - r] for p, r in zip(usable, keep, strict=True)]
+        sizes = np.array([p[0].numel() for p in self.planes], float)
+        self._probability = sizes / sizes.sum()
+
+    def batch(self, step: int, size: int, of: list[Tensor] | None = None, stream: int = 0) -> Tensor:
+        """Return random patches (N, C, patch, patch), a function of seed and step."""
+        return torch.stack([self._cut(of or self.planes, (self._seed, stream, step, k)) for k in range(size)])
+
+    def pairs(self, other: list[Tensor], step: int, size: int) -> tuple[Tensor, Tensor]:
+        """Return patches of the planes and of `other` at the same places."""
+        return self.batch(step, size), self.batch(step, size, other)
+
+    def _cut(self, of: list[Tensor], seed: tuple[int, ...]) -> Tensor:
+        rng = np.random.default_rng(seed)
+        same = len(of) == len(self.planes)
+        plane = of[int(rng.choice(len(of), p=self._probability) if same else rng.integers(len(of)))]
+        top = int(rng.integers(plane.shape[1] - self._patch + 1))
+        left = int(rng.integers(plane.shape[2] - self._patch + 1))
+        part = plane[:, top : top + self._patch, left : left + self._patch]
+        return dihedral(part, int(rng.integers(8)))
+
+    def held(self, device: torch.device, side: int = 256) -> Iterator[Tensor]:
+        """Yield up to eight held-back pictures (1, C, H, W), cut to `side` and the network's stride."""
+        for plane in self._held[:8]:
+            height, width = (min(n, side) // STRIDE * STRIDE for n in plane.shape[1:])
+            yield plane[None, :, :height, :width].to(device, memory_format=torch.channels_last)
+
+
+def _pairs(
+    data: _Data,
+    denoised: list[Tensor],
+    targets: list[Tensor],
+    level: float,
+    options: SelfOptions,
+    step: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return noisy patches, what they should become, and the weight of each pair.
+
+    As the paper has it: one in eight is a real noisy picture with its Bayes result, of weight 0.1;
+    the others are clean ones with the learnt noise, 0.9 to 1.1 times as strong.
+    """
+    real = max(1, options.batch // 8)
+    noisy, result = data.pairs(denoised, step, real)
+    clean = data.batch(step, options.batch - real, targets, stream=1)
+    generator = torch.Generator().manual_seed(options.seed * 1_000_003 + step)
+    strength = 0.9 + 0.2 * torch.rand(1, generator=generator)
+    made = clean + level * strength * torch.randn(clean.shape, generator=generator)
+    weight = torch.tensor([0.1] * real + [1.0] * (options.batch - real))[:, None, None, None]
+    return torch.cat([noisy, made]), torch.cat([result, clean]), weight
+
+
+@dataclasses.dataclass(slots=True)
+class _Stage:
+    """One stage of learning: resumable, keeps the weights of the best score (lower is better)."""
+
+    name: str
+    network: torch.nn.Module
+    optimizer: MuonAdam
+    rates: tuple[float, float]  # Muon, Adam
+    loss: Callable[[int], Tensor]
+    score: Callable[[], float]
+
+    def run(self, folder: Path, options: SelfOptions, log: _Log, best: float = math.inf) -> float:
+        """Train to the end of the stage; the network then has the best weights seen."""
+        file = folder / f"{self.name}.safetensors"
+        identity = json.dumps([dataclasses.asdict(options), best if math.isfinite(best) else None])
+        step, total, champion = 0, 0, _copy(self.network)
+        if file.is_file():
+            with safe_open(file, "pt") as state:
+                meta = json.loads(state.metadata()["progress"])
+            if meta["identity"] == identity:
+                step, total, best = meta["step"], meta["total"], meta["best"]
+                champion = self._restore(load_file(file))
+        if options.steps is not None:
+            total = options.steps[list(_SHARES).index(self.name)]
+        warm_up = 20
+        began = saved = time.monotonic()
+        kind = torch.device(options.device).type
+        while total == 0 or step < total:
+            if total == 0 and step == _PROBE[0]:
+                began = time.monotonic()
+            if total == 0 and step == _PROBE[1]:
+                each = (time.monotonic() - began) / (_PROBE[1] - _PROBE[0])
+                total = choose_steps(options.minutes * _SHARES[self.name], each, warm_up)
+            with torch.autocast(kind, torch.bfloat16, enabled=options.bf16):
+                loss = self.loss(step)
+            value = float(loss.detach())
+            if math.isfinite(value):
+                loss.backward()  # type: ignore[no-untyped-call]
+                factor = rate_at(step, total or 10**9, warm_up)
+                self.optimizer.step(self.rates[0] * factor, self.rates[1] * factor)
+            step += 1
+            last = step == total
+            if last or (total and step % max(1, total // _CHECKS) == 0):
+                with torch.no_grad():
+                    score = self.score()
+                log.line(self.name, step, total, loss=value, score=score)
+                if score < best:
+                    best, champion = score, _copy(self.network)
+            if last or time.monotonic() - saved > _SAVE_EVERY:
+                progress = {"step": step, "total": total, "best": best, "identity": identity}
+                self._save(file, champion, progress)
+                saved = time.monotonic()
+        self.network.load_state_dict(champion)
+        return best
+
+    def _save(self, file: Path, champion: dict[str, Tensor], progress: dict[str, Any]) -> None:
+        tensors = {f"weights/{k}": v for k, v in self.network.state_dict().items()}
+        tensors |= {f"best/{k}": v for k, v in champion.items()}
+        tensors |= {f"optimizer/{k}": v for k, v in self.optimizer.state().items()}
+        contiguous = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+        write_bytes(file, save(contiguous, {"progress": json.dumps(progress)}))
+
+    def _restore(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        groups: dict[str, dict[str, Tensor]] = {"weights": {}, "best": {}, "optimizer": {}}
+        for key, value in state.items():
+            kind, name = key.split("/", 1)
+            groups[kind][name] = value
+        self.network.load_state_dict(groups["weights"])
+        self.optimizer.load_state(groups["optimizer"])
+        return groups["best"]
+
+
+class _Log:
+    """``log.jsonl`` in the run's folder, and the caller's progress."""
+
+    def __init__(self, folder: Path, progress: Progress | None) -> None:
+        self._file = folder / "log.jsonl"
+        self._progress = progress
+
+    def line(self, stage: str, step: int, total: int, **values: float) -> None:
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"stage": stage, "step": step, **values}) + "\n")
+        shown = ", ".join(f"{k} {v:.5g}" for k, v in values.items())
+        print(f"{stage} {step}/{total}: {shown}", file=sys.stderr, flush=True)
+        if self._progress is not None:
+            self._progress(stage, step, total)
+
+
+def _copy(network: torch.nn.Module) -> dict[str, Tensor]:
+    return {k: v.detach().clone() for k, v in network.state_dict().items()}
+
+
+def _blocks_of(weights: dict[str, Tensor]) -> int:
+    from .distil import network_of
+
+    return network_of(weights).n_blocks
+
+
+def _decibels(risk: float) -> float:
+    return -10 * math.log10(max(risk, 1e-12))
+
+
+def _preview(path: Path, noisy_CHW: Tensor, denoised_CHW: Tensor) -> None:
+    """Write noisy and denoised beside each other, at most 512 pixels each, if Pillow is there."""
+    try:
+        from PIL import Image
+    except ImportError:
+        return
+    import io
+
+    pair = torch.cat([noisy_CHW[:, :512, :512], denoised_CHW[:, :512, :512]], 2)
+    low, high = torch.quantile(denoised_CHW[:, :512, :512].flatten(), torch.tensor([0.001, 0.999]))
+    scaled = ((pair - low) / (high - low).clamp_min(1e-6)).clamp(0, 1) * 255
+    pixels = scaled.permute(1, 2, 0).round().byte().numpy()
+    buffer = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(buffer, "png")
+    write_bytes(path, buffer.getvalue())
+
+
+# ---- from files to a model by name -----------------------------------------------------------
+
+
+def train_on(
+    sources: Sequence[Any],
+    name: str,
+    *,
+    minutes: float = 30.0,
+    clean: Sequence[Any] = (),
+    folder: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+    **how: Any,
+) -> Learnt:
+    """Learn a model from noisy pictures and put it among the user's own.
+
+    Parameters
+    ----------
+    sources : sequence of path or Picture
+        Noisy pictures of one kind: same instrument, same settings.
+    name : str
+        Of the new model; ``--model NAME`` then uses it.
+    minutes : float
+        For all of it.
+    clean : sequence of path or Picture, optional
+        Clean pictures of the same kind, if there are any.
+    folder : path, optional
+        Of the model; default `zoo.own_folder`. State and previews are in ``NAME.run`` in it.
+    progress : callable, optional
+        Called with (stage, step, steps).
+    **how
+        Further fields of `SelfOptions`.
+
+    Returns
+    -------
+    Learnt
+
+    Raises
+    ------
+    BadOption
+        A bad name, no usable picture, pictures that differ in kind, or noise that is correlated
+        from pixel to pixel: a blind-spot network would take it for signal.
+    """
+    from mdrn_plugin.zoo import own_folder
+
+    if not _NAME.fullmatch(name) or name.startswith("mdrn-"):
+        raise BadOption(
+            f"name {name!r}: expected up to 64 small letters, digits, '.', '_' or '-', not beginning "
+            "with 'mdrn-'; choose another --name"
+        )
+    options = SelfOptions(name=name, minutes=minutes, **how)
+    planes, sigma, model, references = _seen_by_networks(sources, clean)
+    target = Path(folder) if folder is not None else own_folder()
+    init = _weights(model)
+    learnt = learn(planes, sigma, init, target / f"{name}.run", options, clean=references, progress=progress)
+    _enter(target, name, learnt, options, planes, model)
+    return learnt
+
+
+def _seen_by_networks(
+    sources: Sequence[Any], clean: Sequence[Any]
+) -> tuple[list[_Plane], float, str, list[_Plane]]:
+    """Return the noisy planes at one level, that level, the plan's model, and the clean planes."""
+    from mdrn_plugin.engine.planes import network_planes
+    from mdrn_plugin.pipeline import make_plan, measure
+    from mdrn_plugin.plan import Options
+
+    found: list[tuple[_Plane, float, str]] = []
+    plan = None
+    for source in sources:
+        picture, where = _picture(source)
+        plan = make_plan(picture, measure(picture, Options()), Options())
+        if any(step.spectra for step in plan.steps):
+            raise BadOption(
+                f"{where}: its noise is correlated from pixel to pixel, and a blind-spot network would "
+                "take it for signal; give pictures as the camera made them, without JPEG or resampling"
+            )
+        for step, plane in network_planes(picture, plan):
+            if step.model is not None:
+                found.append((plane, step.sigma_255 / 255, step.model))
+    if not found or plan is None:
+        raise BadOption("no noisy picture to learn from: there is none, or all of them look clean already")
+    if len({plane.shape[0] for plane, _, _ in found}) > 1:
+        raise BadOption("gray and colour pictures together; learn from one kind at a time")
+    common = float(np.median([sigma for _, sigma, _ in found]))
+    models = [model for _, _, model in found]
+    scaled = [plane * np.float32(common / sigma) for plane, sigma, _ in found]
+    references = [plane for source in clean for _, plane in network_planes(_picture(source)[0], plan)]
+    if any(plane.shape[0] != scaled[0].shape[0] for plane in references):
+        raise BadOption("the clean pictures are of another kind (gray, colour) than the noisy ones")
+    return scaled, common, max(set(models), key=models.count), references
+
+
+def _picture(source: Any) -> tuple[Picture, str]:
+    import mdrn_plugin
+    from mdrn_plugin.picture import Picture
+
+    if isinstance(source, Picture):
+        return source, "a picture"
+    return mdrn_plugin.read(source), os.fspath(source)
+
+
+def _weights(model: str) -> dict[str, Tensor]:
+    from mdrn_plugin.zoo import read_weights, shipped
+
+    zoo = shipped()
+    descriptor = zoo.get(model)
+    tensors = read_weights(zoo.folder / descriptor.file, descriptor.sha256)
+    return {k: v.float() for k, v in tensors.items()}
+
+
+def _enter(
+    folder: Path,
+    name: str,
+    learnt: Learnt,
+    options: SelfOptions,
+    planes: Sequence[_Plane],
+    model: str,
+) -> None:
+    """Write the weights and enter them into the manifest of the user's own models."""
+    folder.mkdir(parents=True, exist_ok=True)
+    source = folder / "manifest.json"
+    manifest: dict[str, Any] = {"format": 1, "models": []}
+    if source.is_file():
+        manifest = json.loads(source.read_text(encoding="utf-8"))
+    data = save({k: v.half().contiguous() for k, v in learnt.weights.items()})
+    blocks = _blocks_of(learnt.weights)
+    entry = {
+        "name": name,
+        "file": f"{name}.safetensors",
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "architecture": "mdrn",
+        "settings": {"colours": planes[0].shape[0], "blocks": blocks},
+        "tier": "own",
+        "band_255": [round(0.7 * learnt.sigma_255, 2), round(1.3 * learnt.sigma_255, 2)],
+        "trained_255": [round(0.9 * learnt.sigma_255, 2), round(1.1 * learnt.sigma_255, 2)],
+        "stride": STRIDE,
+        "halo": exact_halo(blocks),
+        "default_halo": min(48, exact_halo(blocks)),
+        "teacher": "D-BSN",
+        "distillation": "bayes",
+        "training": {
+            "init": model,
+            "pictures": len(planes),
+            "minutes": options.minutes,
+            "seed": options.seed,
+            "sure": {
+                "before": learnt.sure_before,
+                "after": learnt.sure_after,
+                "teacher": learnt.sure_teacher,
+            },
+        },
+        "psnr": {},
+    }
+    models = {m["name"]: m for m in manifest["models"]} | {name: entry}
+    manifest["models"] = [models[key] for key in sorted(models)]
+    write_bytes(folder / f"{name}.safetensors", data)
+    write_bytes(source, (json.dumps(manifest, indent=2) + "\n").encode())
