@@ -230,19 +230,21 @@ def test_foreign_format_is_refused_with_a_remedy(tmp_path: Path, content: bytes,
 def test_pipe_folder_device_and_missing_file_fail_without_blocking(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.tif")
     (tmp_path / "folder.tif").mkdir()
-    results: list[type] = []
+    results: list[tuple[type, str]] = []
 
     def attempt() -> None:
         for path in (tmp_path / "pipe.tif", tmp_path / "folder.tif", Path(os.devnull), tmp_path / "none.tif"):
             try:
                 formats.read(path)
             except MdrnError as error:
-                results.append(type(error))
+                results.append((type(error), str(error).partition(": ")[2].partition(",")[0]))
 
     thread = threading.Thread(target=attempt, daemon=True)
     thread.start()
     thread.join(10)
-    assert results == [CannotRead] * 4
+    assert [kind for kind, _ in results] == [CannotRead] * 4
+    words = [reason for _, reason in results]
+    assert words[:3] == ["is a pipe or device", "is a folder", "is a pipe or device"]
     assert formats.sniff(tmp_path / "folder.tif") is None
 
 

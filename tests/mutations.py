@@ -1,0 +1,285 @@
+"""Removes one protection after the other, in a copy of the tree, and sees whether its test fails.
+
+    python tests/mutations.py [--only WORD ...]
+
+A test that passes although what it protects is gone is no test. The rows are those of
+docs/testing.md. Prints a line for each; the exit code is 1 if a test did not notice, or if the code
+has changed so that a mutation no longer applies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+COPIED = ("mdrn_plugin", "training", "tests", "examples", "docs", "scripts")
+LINKED = ("weights",)
+ALONE = ("pyproject.toml", "README.md", "constraints.txt", "requirements.lock", "napari.yaml")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Mutation:
+    """One protection and who watches it."""
+
+    row: str  # of docs/testing.md
+    what: str  # was changed, in words
+    file: str
+    old: str
+    new: str
+    test: str  # arguments of pytest
+
+
+MUTATIONS = (
+    Mutation("1", "the ledger does not note that a file is about to be written", "mdrn_plugin/batch/run.py",
+             "        ledger.begin(job, key)\n", "",
+             "tests/batch/test_crash_points.py"),
+    Mutation("1", "a file is written under its final name, not aside", "mdrn_plugin/files.py",
+             "                os.replace(part, target)\n            else:",
+             "                target.write_bytes(part.read_bytes())\n            else:",
+             "tests/test_files.py -k link_is_replaced"),
+    Mutation("2", "left-over files are not removed", "mdrn_plugin/batch/run.py",
+             "            remove_stale_parts(folder)\n", "            pass\n",
+             "tests/batch/test_crash_points.py"),
+    Mutation("2", "whatever has our prefix is taken for ours", "mdrn_plugin/files.py",
+             "if not (name.startswith(PART_PREFIX) and name.endswith(PART_SUFFIX)):",
+             "if not name.startswith('.mdrn-'):",
+             "tests/test_files.py -k part_of_a_killed"),
+    Mutation("3", "a failed write leaves its temporary file", "mdrn_plugin/files.py",
+             "                part.unlink()\n            raise", "                pass\n            raise",
+             "tests/formats/test_every_format.py -k failing_encoder"),
+    Mutation("3", "a finished file is not checked before it takes its name", "mdrn_plugin/files.py",
+             "                    check(part)\n", "                    pass\n",
+             "tests/formats/test_every_format.py -k stops_early"),
+    Mutation("3", "a full disk is a failure of one file only", "mdrn_plugin/batch/run.py",
+             "except (Cancelled, OutputUnusable) as error:", "except Cancelled as error:",
+             "tests/batch/test_run.py -k fills_up"),
+    Mutation("4", "the output folder may be the input folder", "mdrn_plugin/batch/jobs.py",
+             "if Path(os.path.realpath(path)) == out:", "if False:",
+             "tests/batch/test_jobs.py -k output_equal"),
+    Mutation("4", "outputs inside the input tree are read again", "mdrn_plugin/batch/jobs.py",
+             "if recursive and Path(os.path.realpath(path)) != out:", "if recursive:",
+             "tests/batch/test_jobs.py -k inside_the_input"),
+    Mutation("4", "a folder that cannot be written is noticed late", "mdrn_plugin/batch/jobs.py",
+             "not os.access(folder, os.W_OK | os.X_OK)", "False",
+             "tests/batch/test_jobs.py -k somebody_else"),
+    Mutation("5", "two inputs may have one output", "mdrn_plugin/batch/jobs.py",
+             "        if other is not job:\n", "        if False:\n",
+             "tests/batch/test_jobs.py -k 'one_output or case_folding'"),
+    Mutation("6", "the temporary name contains the final one", "mdrn_plugin/files.py",
+             "{secrets.token_hex(6)}{PART_SUFFIX}", "{'n' * 230}{secrets.token_hex(6)}{PART_SUFFIX}",
+             "tests/test_files.py -k all_kinds"),
+    Mutation("6", "names that are not UTF-8 are printed as they are", "mdrn_plugin/batch/html_report.py",
+             '"utf-8", "backslashreplace"', '"utf-8"',
+             "tests/batch/test_html_report.py -k loads_nothing"),
+    Mutation("7", "links to folders are entered", "mdrn_plugin/batch/jobs.py",
+             "entry.is_dir(follow_symlinks=False)", "entry.is_dir()",
+             "tests/batch/test_jobs.py -k links"),
+    Mutation("8", "a file in work is not claimed", "mdrn_plugin/batch/run.py",
+             "        if not ledger.claim(job):", "        if False:",
+             "tests/batch/test_run.py -k 'two_at_once or waits_for'"),
+    Mutation("8", "the claim of a dead run is never lifted", "mdrn_plugin/batch/ledger.py",
+             "        return _lock(self._descriptor, self._place_of_lock(job), take=True)\n",
+             "        import os as o\n        p = self._file.with_name('c' + str(self._place_of_lock(job)))\n"
+             "        if p.exists() and p.read_text() != str(o.getpid()): return False\n"
+             "        p.write_text(str(o.getpid()))\n        return True\n",
+             "tests/batch/test_ledger.py -k killed_process"),
+    Mutation("9", "an input that changes while it is read is not noticed", "mdrn_plugin/batch/run.py",
+             "if _fingerprint(task.job.source, self._digest) != task.key:", "if False:",
+             "tests/batch/test_run.py -k changed_while"),
+    Mutation("10", "what a format cannot hold is found when it is written", "mdrn_plugin/pipeline.py",
+             "    formats.check_can_hold(\n        target,", "    (lambda *a, **k: None)(\n        target,",
+             "tests/test_cli.py -k cannot_hold_a_picture"),
+    Mutation("11", "a JPEG without end mark is read", "mdrn_plugin/formats/photo.py",
+             'if not re.search(rb"\\xff\\xd9", data[at:]):', "if False:",
+             "tests/formats/test_photo.py tests/formats/test_every_format.py -k truncated"),
+    Mutation("11", "pages of a TIFF are not counted", "mdrn_plugin/formats/tiff.py",
+             "    _check_pages(name, one, offsets, planes, kind, path)\n", "",
+             "tests/formats -k 'truncated or zeros or beyond'"),
+    Mutation("12", "pipes and devices are opened", "mdrn_plugin/formats/sniffing.py",
+             "if not stat.S_ISREG(mode):", "if False:",
+             "tests/formats/test_every_format.py -k pipe_folder"),
+    Mutation("13", "what a decoder raises gets out", "mdrn_plugin/formats/__init__.py",
+             "    except Exception as error:\n        reason", "    except OSError as error:\n        reason",
+             "tests/formats/test_every_format.py -k 'flipped or whatever'"),
+    Mutation("13", "nothing limits the time of a decoder", "mdrn_plugin/formats/isolated.py",
+             "        signal.setitimer(signal.ITIMER_REAL, seconds)\n", "        pass\n",
+             "tests/formats/test_isolated.py -k harm_is"),
+    Mutation("13", "a helper outlives its parent", "mdrn_plugin/formats/isolated.py",
+             "ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)", "pass",
+             "tests/formats/test_isolated.py -k parent_is_killed"),
+    Mutation("14", "pixels are not limited", "mdrn_plugin/formats/limits.py",
+             "    if width * height * planes > limit:", "    if False:",
+             "tests/formats -k 'limit_on_pixels or bomb or huge'"),
+    Mutation("14", "nothing limits the memory of a decoder", "mdrn_plugin/formats/isolated.py",
+             "        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))\n", "        pass\n",
+             "tests/formats/test_isolated.py -k memory"),
+    Mutation("15", "OME-TIFF may point anywhere", "mdrn_plugin/formats/ome.py",
+             "        if os.path.dirname(target) != folder:", "        if False:",
+             "tests/formats/test_tiff.py -k ome"),
+    Mutation("15", "a missing part of OME-TIFF is overlooked", "mdrn_plugin/formats/ome.py",
+             "        if not os.path.isfile(target):", "        if False:",
+             "tests/formats/test_tiff.py -k ome"),
+    Mutation("17", "a folder that cannot be listed ends the run", "mdrn_plugin/batch/jobs.py",
+             "    except OSError as error:\n        failures.append(Failure(folder",
+             "    except ValueError as error:\n        failures.append(Failure(folder",
+             "tests/batch/test_jobs.py -k 'somebody_else or unreadable'"),
+    Mutation("18", "integers wrap", "mdrn_plugin/engine/run.py",
+             "stored = np.clip(rounded, low, high)", "stored = rounded",
+             "tests/engine -k 'saturates or dtype'"),
+    Mutation("19", "Pillow decodes PNG: 16 bit of colour become 8", "mdrn_plugin/formats/png.py",
+             "    pixels: NDArray[Any] = imagecodecs.png_decode(data)\n",
+             "    import io\n    from PIL import Image\n    pixels: NDArray[Any] = "
+             "np.asarray(Image.open(io.BytesIO(data)))\n",
+             "tests/formats/test_png.py -k 16_bit"),
+    Mutation("20", "pixels that are not finite reach the network", "mdrn_plugin/noise/level.py",
+             "np.isfinite(", "np.ones_like(",
+             "tests/noise/test_level.py -k 'finite or nan'"),
+    Mutation("22", "tiles have no halo", "mdrn_plugin/plan.py",
+             "halo=descriptor.halo if options.exact else descriptor.default_halo,", "halo=0,",
+             "tests/test_pixels.py tests/test_pipeline.py -k 'seam or tiled'"),
+    Mutation("23", "a third of what was removed is removed once more", "mdrn_plugin/engine/run.py",
+             "def store(values: ", "def store(values, *rest):\n    return _store(values * 0.98, *rest)\n\n\n"
+             "def _store(values: ",
+             "tests/test_pixels.py -k 'mean_is'"),
+    Mutation("24", "every verdict is good", "mdrn_plugin/result.py",
+             "    reasons = list(dict.fromkeys(reasons))\n", "    reasons = []\n",
+             "tests/test_pipeline.py -k judge"),
+    Mutation("25", "provenance has a clock", "mdrn_plugin/pipeline.py",
+             '        "program": "mdrn-plugin",', '        "program": f"mdrn-plugin {time.time()}",',
+             "tests/test_pipeline.py tests/test_cli.py -k 'provenance or killed'"),
+    Mutation("26", "the chunks of a PNG are not copied", "mdrn_plugin/formats/png.py",
+             "        if kind in _PIXEL_CHUNKS:", "        if True:",
+             "tests/formats/test_png.py -k 'chunk or text'"),
+    Mutation("28", "running out of memory ends the run", "mdrn_plugin/engine/run.py",
+             "            if not is_out_of_memory(error):", "            if True:",
+             "tests/engine -k out_of_memory"),
+    Mutation("29", "SIGTERM is told as SIGINT", "mdrn_plugin/cli.py",
+             "return EXIT_TERMINATED if", "return EXIT_INTERRUPTED if",
+             "tests/test_cli.py -k interrupted_run"),
+    Mutation("29", "a closed pipe is a fault", "mdrn_plugin/cli.py",
+             "        except BrokenPipeError as error:\n            raise _ReaderGone from error",
+             "        except ZeroDivisionError as error:\n            raise _ReaderGone from error",
+             "tests/test_cli.py -k reader_of"),
+    Mutation("30", "what was done with other settings counts as done", "mdrn_plugin/batch/ledger.py",
+             "if record is None or record.key != _tuple(key):", "if record is None:",
+             "tests/batch/test_ledger.py tests/test_cli.py -k 'no_longer or other_settings'"),
+    Mutation("30", "--verify does not look at the content", "mdrn_plugin/batch/run.py",
+             "elif self._settings.verify and", "elif False and",
+             "tests/batch/test_run.py -k flipped_bit"),
+    Mutation("30", "--verify does not read back", "mdrn_plugin/formats/__init__.py",
+             "            if verify:\n", "            if False:\n",
+             "tests/formats/test_every_format.py tests/batch/test_run.py "
+             "-k 'verify_finds or verify_decodes'"),
+    Mutation("31", "failures end in 0", "mdrn_plugin/batch/run.py",
+             "return EXIT_SOME_FAILED if tally.failed else EXIT_OK", "return EXIT_OK",
+             "tests/batch/test_run.py tests/test_cli.py -k 'any_number or foreign'"),
+    Mutation("32", "weights of any content are loaded", "mdrn_plugin/zoo.py",
+             "    if found != sha256:", "    if False:",
+             "tests/test_zoo.py"),
+    Mutation("32", "tensors are not compared", "mdrn_plugin/zoo.py",
+             "    check_tensors(source, tensors, network.state_dict())\n", "",
+             "tests/test_zoo.py"),
+    Mutation("33", "progress is drawn without a terminal", "mdrn_plugin/cli.py",
+             "sys.stderr.isatty() and not quiet", "not quiet",
+             "tests/test_cli.py -k without_home"),
+    Mutation("34", "a descriptor stays open for every file", "mdrn_plugin/files.py",
+             "    finally:\n        os.close(descriptor)\n\n\ndef _is_about",
+             "    finally:\n        pass\n\n\ndef _is_about",
+             "tests/batch/test_endurance.py -k 'flat_memory and 300'"),
+    Mutation("34", "the result of every file is kept", "mdrn_plugin/batch/report.py",
+             "        self.bug = self.bug or outcome.bug\n",
+             "        self.bug = self.bug or outcome.bug\n"
+             "        Tally.__doc__ = (Tally.__doc__ or '') + 'x' * 400_000\n",
+             "tests/batch/test_endurance.py -k 'flat_memory and 300'"),
+    Mutation("report", "names are not escaped", "mdrn_plugin/batch/html_report.py",
+             "    return html.escape(str(value))", "    return str(value)",
+             "tests/batch/test_html_report.py -k loads_nothing"),
+    Mutation("report", "all pictures are alive from the start", "mdrn_plugin/batch/html_report.py",
+             "<template>{inside}</template>", "{inside}",
+             "tests/batch/test_html_report.py -k 'browser or bounded'"),
+    Mutation("report", "the slider does nothing", "mdrn_plugin/batch/html_report.py",
+             'box.style.setProperty("--at", event.target.value + "%");', "",
+             "tests/batch/test_html_report.py -k browser"),
+    Mutation("series", "every picture has its own noise", "mdrn_plugin/batch/run.py",
+             "            profiles=profiles,\n", "            profiles=None,\n",
+             "tests/batch/test_run.py -k same_noise"),
+    Mutation("series", "the choice of a series is not noted", "mdrn_plugin/batch/series.py",
+             "        noted = self._ledger.series(name)\n", "        noted = None\n",
+             "tests/batch/test_run.py -k goes_on"),
+    Mutation("watch", "a file is taken while it is written", "mdrn_plugin/batch/watch.py",
+             "is_being_written(job.source)):", "False):",
+             "tests/batch/test_watch.py -k holds_open"),
+    Mutation("config", "unknown names are ignored", "mdrn_plugin/cli.py",
+             "        if name not in names:\n", "        if name not in names:\n            continue\n",
+             "tests/test_cli.py -k that_is_wrong"),
+    Mutation("fuzz", "files that are not reported go unnoticed", "tests/fuzz.py",
+             '                wrong.append(f"{path.name}: was not reported")\n', "",
+             "tests/test_fuzz.py -k planted"),
+)  # fmt: skip
+
+
+def try_one(mutation: Mutation, tree: Path) -> str:
+    """Return "caught", or what is wrong."""
+    target = tree / mutation.file
+    sound = target.read_text()
+    if sound.count(mutation.old) < 1:
+        return "NO LONGER APPLIES"
+    target.write_text(sound.replace(mutation.old, mutation.new))
+    try:
+        done = subprocess.run(
+            f"{sys.executable} -m pytest -q -x -p no:cacheprovider -m 'not slow' {mutation.test}",
+            shell=True,
+            cwd=tree,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"},
+            timeout=600,
+        )
+    except subprocess.TimeoutExpired:
+        return "caught (hangs)"
+    finally:
+        target.write_text(sound)
+    if done.returncode == 1 and " failed" in done.stdout:
+        failed = [
+            line.split(" ")[1].rpartition("::")[2]
+            for line in done.stdout.splitlines()
+            if line.startswith("FAILED")
+        ]
+        return f"caught by {failed[0]}" if failed else "caught"
+    if done.returncode == 0:
+        return "NOT NOTICED"
+    return f"THE TEST DID NOT RUN (pytest ended with {done.returncode}): {done.stdout[-300:]}"
+
+
+def main() -> int:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", nargs="+", default=[], help="rows, or words of what is changed")
+    wish = parser.parse_args()
+    chosen = [m for m in MUTATIONS if not wish.only or any(w == m.row or w in m.what for w in wish.only)]
+    missed = 0
+    with tempfile.TemporaryDirectory() as name:
+        tree = Path(name)
+        for part in COPIED:
+            shutil.copytree(ROOT / part, tree / part, ignore=shutil.ignore_patterns("__pycache__"))
+        for part in LINKED:
+            (tree / part).symlink_to(ROOT / part)
+        for part in ALONE:
+            shutil.copy(ROOT / part, tree / part)
+        for mutation in chosen:
+            end = try_one(mutation, tree)
+            missed += not end.startswith("caught")
+            print(f"{mutation.row:>7}  {mutation.what}: {end}", flush=True)
+    print(f"{len(chosen)} mutations, {len(chosen) - missed} caught")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
