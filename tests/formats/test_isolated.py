@@ -22,7 +22,7 @@ from mdrn_plugin.formats.isolated import Decoder
 
 # Put in front of what the helper runs: reading does harm, by the name of the file.
 HARM = """
-import ctypes, os, signal, time
+import ctypes, mmap, os, signal, time
 from mdrn_plugin import formats
 sound = formats.read
 def read(path, **settings):
@@ -36,7 +36,10 @@ def read(path, **settings):
     if name.startswith("talk"):
         os.write(1, b"libfoo: warning" * 100)
     if name.startswith("memory"):
-        bytearray(2**34)
+        try:  # address space only, which no system refuses by itself
+            mmap.mmap(-1, 3 * 2**30)
+        except OSError:
+            raise MemoryError from None
     return sound(path, **settings)
 formats.read = read
 from mdrn_plugin.formats import isolated
