@@ -36,7 +36,8 @@ class Job:
     Attributes
     ----------
     network : nn.Module
-        Inference form, float32.
+        Inference form, float32: ``residual(x, between=...)``, ``strips(height, width)``,
+        ``set_precision(dtype)`` as `networks.mdrn.FoldedMDRN` has them.
     black, gain : float
         The network sees ``(value - black) * gain``.
     tile, halo, stride : int
@@ -75,8 +76,21 @@ Stop = Callable[[], bool]
 
 
 def count_tiles(height: int, width: int, job: Job) -> int:
-    """Return how many tiles `run_plane` will go through."""
-    return len(cut(height, width, job.tile, job.halo, job.stride))
+    """Return how many strips of tiles `run_plane` will go through."""
+    network = placed(job.network, job.device, job.precision)
+    total = 0
+    for tile in cut(height, width, job.tile, job.halo, job.stride):
+        rows, columns = tile.read_bottom - tile.read_top, tile.read_right - tile.read_left
+        rows, columns = rows + -rows % job.stride, columns + -columns % job.stride
+        total += _strips(network, rows, columns)
+        if job.ensemble == 8:
+            total += 3 * _strips(network, rows, columns) + 4 * _strips(network, columns, rows)
+    return total
+
+
+def _strips(network: nn.Module, height: int, width: int) -> int:
+    count: int = network.strips(height, width)  # type: ignore[operator]
+    return count
 
 
 def run_plane(
@@ -98,9 +112,9 @@ def run_plane(
     job : Job
         Network, scale, tiles, device.
     tile_done : callable, optional
-        Called after every tile.
+        Called after every strip of a tile, as often as `count_tiles` says.
     stop : callable, optional
-        Asked between tiles.
+        Asked before every strip.
 
     Returns
     -------
@@ -119,12 +133,20 @@ def run_plane(
         try:
             with torch.inference_mode():
                 network = placed(job.network, job.device, job.precision)
-                for tile in cut(height, width, job.tile, job.halo, job.stride):
+                begun = False
+
+                def between() -> None:
+                    nonlocal begun
+                    if begun and tile_done is not None:
+                        tile_done()
+                    begun = True
                     if stop is not None and stop():
                         raise Cancelled("stopped on request; nothing was written")
-                    _run_tile(source_HWC, target_HWC, tile, network, job)
-                    if tile_done is not None:
-                        tile_done()
+
+                for tile in cut(height, width, job.tile, job.halo, job.stride):
+                    _run_tile(source_HWC, target_HWC, tile, network, job, between)
+                if begun and tile_done is not None:
+                    tile_done()
             return job
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
@@ -156,7 +178,14 @@ def smaller_job(job: Job, error: BaseException) -> Job:
     raise OutOfMemory(f"out of memory even with tiles of {smallest} px; close other programs") from error
 
 
-def _run_tile(source: Any, target: NDArray[Any], tile: Tile, network: nn.Module, job: Job) -> None:
+def _run_tile(
+    source: Any,
+    target: NDArray[Any],
+    tile: Tile,
+    network: nn.Module,
+    job: Job,
+    between: Callable[[], None],
+) -> None:
     values = np.asarray(source[tile.read_top : tile.read_bottom, tile.read_left : tile.read_right])
     x_HWC: Any = values.astype(np.float64 if values.dtype.itemsize > 4 else np.float32)
     odd = ~np.isfinite(x_HWC) if values.dtype.kind == "f" else None
@@ -172,9 +201,9 @@ def _run_tile(source: Any, target: NDArray[Any], tile: Tile, network: nn.Module,
     # The caller may be inside an autocast block of its own: the plan decides the precision.
     with torch.autocast(job.device.split(":")[0], enabled=False):
         noise_NCHW = (
-            eightfold(lambda t: _residual(network, t), x_NCHW)
+            eightfold(lambda t: _residual(network, t, between), x_NCHW)
             if job.ensemble == 8
-            else _residual(network, x_NCHW)
+            else _residual(network, x_NCHW, between)
         )
     noise = noise_NCHW[0].permute(1, 2, 0).float().cpu().numpy()
 
@@ -207,8 +236,8 @@ def store(
     return out
 
 
-def _residual(network: nn.Module, x_NCHW: Tensor) -> Tensor:
-    noise: Tensor = network.residual(x_NCHW)  # type: ignore[operator]
+def _residual(network: nn.Module, x_NCHW: Tensor, between: Callable[[], None]) -> Tensor:
+    noise: Tensor = network.residual(x_NCHW, between=between)  # type: ignore[operator]
     return noise.float()
 
 

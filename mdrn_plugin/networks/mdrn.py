@@ -11,13 +11,17 @@ stride-2 convolutions, ten MSAG nodes X[i,j] with i + j <= 3 in the triangle of 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mdrn_plugin.networks.strips import Convolution, Pairs, Queue, Rows, Stage, fused_operators
+
 LEVELS = 4
 CHANNELS = 64
-STRIDE = 2 ** (LEVELS - 1)
+STRIDE = 1 << (LEVELS - 1)
 
 # The nodes whose outputs feature distillation compares (MSAG-2, 3, 4 of the paper).
 FEATURE_NODES = ((0, 1), (0, 2), (0, 3))
@@ -202,10 +206,12 @@ def exact_halo(blocks: int, unshuffle: int = 1) -> int:
 class FoldedMDRN(nn.Module):
     """The same function as a trained `MDRN`, arranged for inference.
 
-    Three identities, exact in real arithmetic: the channel shuffle moves into the columns of the
-    merging 1x1 (as in training); a 1x1 convolution of a concatenation is the sum of 1x1
-    convolutions of its parts; and "transposed convolution, then its share of the fusion" is one
-    1x1 convolution followed by a pixel shuffle.
+    Exact in real arithmetic: the channel shuffle moves into the columns of the merging 1x1 (as in
+    training); a 1x1 convolution of a concatenation is the sum of 1x1 convolutions of its parts,
+    each added in place; and two linear layers with nothing between them are one, so that the
+    fusing 1x1 disappears in the head, in the steps down and in its share of the steps up. A
+    picture goes through in strips of rows (see `strips`): the result does not depend on their
+    height, the memory hardly on that of the picture.
     """
 
     @torch.no_grad()
@@ -213,110 +219,268 @@ class FoldedMDRN(nn.Module):
         super().__init__()
         self.colours = network.colours
         self.unshuffle = network.unshuffle
+        self._split = False
+        self.identity = Convolution(
+            torch.eye(network.channels)[:, :, None, None].to(network.head.weight), None
+        )
         channels = network.channels
-        self.head = _copy(network.head.weight, network.head.bias, padding=1)
-        self.tail = _copy(network.tail.weight, network.tail.bias, padding=1)
-        self.down = nn.ModuleList(_copy(d.weight, d.bias, stride=2) for d in network.down)  # type: ignore[arg-type]
-        self.fusion = nn.ModuleDict()
+        first = network.msag["0_0"].fusion
+        assert isinstance(first, nn.Conv2d)
+        self.head = Convolution(*_chain(network.head, first.weight, first.bias))
+        self.tail = Convolution(network.tail.weight, network.tail.bias)
+        self.down = nn.ModuleDict()
         self.rise = nn.ModuleDict()
+        self.fusion = nn.ModuleDict()
         self.blocks = nn.ModuleDict()
         for i, j in _nodes():
             name = f"{i}_{j}"
             group = network.msag[name]
             assert isinstance(group, MSAG)
             fusion = group.fusion
-            if j == 0:
-                self.fusion[name] = _copy(fusion.weight, fusion.bias)
-            else:
-                self.fusion[name] = _copy(fusion.weight[:, : j * channels], None)
+            if j > 0:
+                parts = torch.split(fusion.weight, channels, 1)
+                self.fusion[name] = nn.ModuleList(Convolution(part, None) for part in parts[:-1])
                 up = network.up[name]
                 assert isinstance(up, Up)
-                self.rise[name] = _fold_up(up, fusion.weight[:, j * channels :], fusion.bias)
+                self.rise[name] = _fold_up(up, parts[-1], fusion.bias)
+            elif i > 0:
+                down = network.down[i - 1]
+                assert isinstance(down, nn.Conv2d)
+                self.down[name] = Convolution(*_chain(down, fusion.weight, fusion.bias), stride=2)
             self.blocks[name] = nn.ModuleList(_FoldedMSAB(b) for b in group.blocks)  # type: ignore[arg-type]
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Denoise; the subtraction of the residual is done in the dtype of `x_NCHW`."""
         return x_NCHW - self.residual(x_NCHW).to(x_NCHW.dtype)
 
+    @torch.no_grad()
     def set_precision(self, dtype: torch.dtype) -> FoldedMDRN:
-        """Turn all weights but the head's into `dtype`.
+        """Turn all weights into `dtype`, once, from float32.
 
-        The head stays in float32: bfloat16 has steps of 1/256 below white, which would add
-        noise of 0.3/255 to every picture before the network has seen it.
+        bfloat16 has steps of 1/256 below white, which would add noise of 0.3/255 to every picture
+        before the network has seen it. So the picture and the head's weights go in as the sum of
+        two bfloat16 numbers each; only the product of the two small parts, 2^-18, is left out.
         """
+        if dtype == torch.bfloat16 and not self._split:
+            weight = self.head.weight
+            large = weight.bfloat16()
+            small = (weight - large).bfloat16()
+            self.head = Convolution(torch.cat([large, large, small], 1), self.head.bias)
+            self._split = True
         self.to(dtype)
-        self.head.float()
         return self
 
-    def residual(self, x_NCHW: Tensor) -> Tensor:
-        """Return the noise that the network sees, in the dtype of the inner weights."""
+    def residual(
+        self, x_NCHW: Tensor, *, strip: int | None = None, between: Callable[[], None] | None = None
+    ) -> Tensor:
+        """Return the noise that the network sees, in the dtype of the inner weights.
+
+        Parameters
+        ----------
+        x_NCHW : Tensor
+            As for `MDRN.forward`.
+        strip : int, optional
+            Rows that go through at a time, at least 1; chosen by the size of caches if not given.
+        between : callable, optional
+            Called before each strip; may raise to give up.
+        """
         if self.unshuffle > 1:
             x_NCHW = functional.pixel_unshuffle(x_NCHW, self.unshuffle)
-        x: dict[tuple[int, int], Tensor] = {}
-        for i, j in _nodes():
-            name = f"{i}_{j}"
-            if j > 0:
-                row = torch.cat([x[i, k] for k in range(j)], 1) if j > 1 else x[i, 0]
-                fused = self.fusion[name](row)
-                fused += functional.pixel_shuffle(self.rise[name](x[i + 1, j - 1]), 2)
-            elif i > 0:
-                fused = self.fusion[name](self.down[i - 1](x[i - 1, 0]))
-            else:
-                inner = self.tail.weight.dtype
-                fused = self.fusion[name](self.head(x_NCHW.to(self.head.weight.dtype)).to(inner))
-            value = fused
-            for block in self.blocks[name]:  # type: ignore[attr-defined]
-                value = block(value)
-            x[i, j] = value + fused
-        noise: Tensor = self.tail(x[0, LEVELS - 1])
-        return functional.pixel_shuffle(noise, self.unshuffle) if self.unshuffle > 1 else noise
+        height, width = x_NCHW.shape[2:]
+        rows = strip or self._strip(height, width)
+        passage = _Passage(self, rows)
+        done: list[Tensor] = []
+        for top in range(0, height, rows):
+            if between is not None:
+                between()
+            new = self._seen(x_NCHW[:, :, top : top + rows])
+            done += passage.push(new, last=top + rows >= height)
+        joined = torch.cat(done, 2)
+        return functional.pixel_shuffle(joined, self.unshuffle) if self.unshuffle > 1 else joined
+
+    def strips(self, height: int, width: int) -> int:
+        """Return how many strips a picture of this size goes through in."""
+        height, width = height // self.unshuffle, width // self.unshuffle
+        return -(-height // self._strip(height, width))
+
+    def _strip(self, height: int, width: int) -> int:
+        weight = self.tail.weight
+        if weight.device.type != "cpu":
+            return height
+        row = width * weight.shape[1] * weight.element_size()
+        rows: int = _STRIP_BYTES // row // STRIDE * STRIDE
+        return max(STRIDE, rows)
+
+    def _seen(self, x_NCSW: Tensor) -> Tensor:
+        """Return rows of the picture as the head takes them."""
+        if self._split:
+            large = x_NCSW.bfloat16()
+            small = (x_NCSW - large).bfloat16()
+            x = torch.cat([large, small, large], 1)
+        else:
+            x = x_NCSW.to(self.head.weight.dtype)
+        # One channel counts as both layouts; torch asks the strides which is meant.
+        return x.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format).permute(0, 3, 1, 2)
+
+
+# The activations of one strip, bytes; measured, see docs/decisions/0005-engine.md.
+_STRIP_BYTES = 8 << 20
 
 
 class _FoldedMSAB(nn.Module):
+    """The convolutions of one `MSAB`."""
+
     def __init__(self, block: MSAB) -> None:
         super().__init__()
-        self.expand = _copy(block.expand.weight, block.expand.bias)
-        self.near = _copy(block.near.weight, block.near.bias, padding=1)
-        self.wide = _copy(block.wide.weight, block.wide.bias, padding=2, dilation=2)
-        self.merge = _copy(unshuffle_columns(block.merge.weight), block.merge.bias)
-
-    def forward(self, x_NCHW: Tensor) -> Tensor:
-        near, wide = self.expand(x_NCHW).relu_().chunk(2, 1)
-        out: Tensor = self.merge(torch.cat([self.near(near).relu_(), self.wide(wide).relu_()], 1))
-        return out.add_(x_NCHW)
-
-
-def _copy(
-    weight: Tensor, bias: Tensor | None, *, padding: int = 0, stride: int = 1, dilation: int = 1
-) -> nn.Conv2d:
-    outputs, inputs, rows, columns = weight.shape
-    convolution = nn.Conv2d(
-        inputs,
-        outputs,
-        (rows, columns),
-        stride,
-        padding,
-        dilation,
-        bias=bias is not None,
-        dtype=weight.dtype,
-    ).requires_grad_(False)
-    convolution.weight.copy_(weight)
-    if bias is not None:
-        assert convolution.bias is not None
-        convolution.bias.copy_(bias)
-    return convolution
+        assert block.expand.bias is not None
+        expand = zip(block.expand.weight.chunk(2), block.expand.bias.chunk(2), strict=True)
+        self.expand_near, self.expand_wide = (Convolution(weight, bias) for weight, bias in expand)
+        self.near = Convolution(block.near.weight, block.near.bias)
+        self.wide = Convolution(block.wide.weight, block.wide.bias, dilation=2)
+        near, wide = unshuffle_columns(block.merge.weight).chunk(2, 1)
+        self.merge_near = Convolution(near, block.merge.bias)
+        self.merge_wide = Convolution(wide, None)
 
 
-def _fold_up(up: Up, fusion: Tensor, fusion_bias: Tensor | None) -> nn.Conv2d:
-    """Return the 1x1 convolution whose pixel shuffle is fusion(up(x)), in double precision inside."""
+class _Passage:
+    """One picture on its way through a `FoldedMDRN`, strip by strip.
+
+    Parameters
+    ----------
+    network : FoldedMDRN
+        Only read.
+    strip : int
+        Rows that are pushed at a time.
+    """
+
+    def __init__(self, network: FoldedMDRN, strip: int) -> None:
+        self._network = network
+        self._strip = strip
+        self._head = Stage(network.head, 1)
+        self._tail = Stage(network.tail, 1)
+        self._pairs = [Pairs() for _ in range(LEVELS - 1)]
+        self._groups = {(i, j): _Group(network, f"{i}_{j}") for i, j in _nodes()}
+        # What X[i,k] has ready for X[i,j].
+        self._waiting = {(i, j): [Queue() for _ in range(j)] for i, j in _nodes()}
+
+    def push(self, x_NCSW: Tensor, *, last: bool) -> list[Tensor]:
+        """Take the next rows of the picture; return the rows of the residual that they complete."""
+        x: dict[tuple[int, int], list[Tensor]] = {}
+        fused: Iterator[Tensor]
+        for i, j in _nodes():
+            if j > 0:
+                fused = (self._fuse(i, j, rows) for rows in self._pieces(i, x[i + 1, j - 1]))
+            elif i > 0:
+                down = self._network.down[f"{i}_0"]
+                fused = (down(pair) for rows in x[i - 1, 0] for pair in self._pairs[i - 1].push(rows))
+            else:
+                fused = iter(self._head.push(x_NCSW, last=last))
+            x[i, j] = _push_all(self._groups[i, j].push, fused, last=last)
+            for later in range(j + 1, LEVELS - i):
+                self._waiting[i, later][j].push(x[i, j])
+        return _push_all(self._tail.push, iter(x[0, LEVELS - 1]), last=last)
+
+    def _pieces(self, i: int, below: list[Tensor]) -> Iterator[Tensor]:
+        """Cut what the last strip brings at once into strips of the usual size."""
+        rows = max(1, (self._strip << i) // 2)
+        return (piece for part in below for piece in torch.split(part, rows, 2))
+
+    def _fuse(self, i: int, j: int, below: Tensor) -> Tensor:
+        """Return the fusion of X[i,0..j-1] and X[i+1,j-1]; the latter is always the latest."""
+        name = f"{i}_{j}"
+        fused: Tensor = self._network.rise[name](below)
+        convolutions = self._network.fusion[name]
+        assert isinstance(convolutions, nn.ModuleList)
+        for convolution, queue in zip(convolutions, self._waiting[i, j], strict=True):
+            top = 0
+            for rows in queue.take(fused.shape[2]):
+                convolution.add_to(fused[:, :, top : top + rows.shape[2]], rows)  # type: ignore[operator]
+                top += rows.shape[2]
+        return fused
+
+
+class _Group:
+    """The blocks of one MSAG while strips go by: each is two rows behind the one before it."""
+
+    def __init__(self, network: FoldedMDRN, name: str) -> None:
+        blocks = network.blocks[name]
+        assert isinstance(blocks, nn.ModuleList)
+        self._blocks: list[tuple[_FoldedMSAB, Rows, Rows]] = [
+            (block, Rows(1), Rows(2))  # type: ignore[misc]
+            for block in blocks
+        ]
+        self._identity = network.identity
+        # Rows from the first that is not out yet; blocks add to them in place. `_done[k]` of them
+        # are what block k has read.
+        self._rows: Tensor | None = None
+        self._done = [0] * (len(self._blocks) + 1)
+        self._skip = Queue()
+
+    def push(self, fused_NCSW: Tensor, *, last: bool) -> list[Tensor]:
+        """Take rows and return those that are finished."""
+        self._skip.push([fused_NCSW])
+        rows = fused_NCSW.clone() if self._rows is None else torch.cat([self._rows, fused_NCSW], 2)
+        before, done = self._done, [rows.shape[2]]
+        for k, (block, near, wide) in enumerate(self._blocks):
+            start, end = before[k + 1], done[k] if last else max(before[k + 1], done[k] - 2)
+            done.append(end)
+            if done[k] == before[k]:
+                continue
+            new = rows[:, :, before[k] : done[k]]
+            near_rows = near.window(block.expand_near(new, relu=True), end - start, last=last)
+            wide_rows = wide.window(block.expand_wide(new, relu=True), end - start, last=last)
+            if end > start:
+                target = rows[:, :, start:end]
+                block.merge_near.add_to(target, block.near(near_rows, relu=True))
+                block.merge_wide.add_to(target, block.wide(wide_rows, relu=True))
+        finished = done[-1]
+        self._rows = rows[:, :, finished:].clone()
+        self._done = [d - finished for d in done]
+        if finished == 0:
+            return []
+        out = rows[:, :, :finished]
+        top = 0
+        for part in self._skip.take(finished):
+            target = out[:, :, top : top + part.shape[2]]
+            if part.dtype == torch.bfloat16 and fused_operators(part):
+                # The same sum, 10 % of a group's time faster than torch's own.
+                self._identity.add_to(target, part)
+            else:
+                target.add_(part)
+            top += part.shape[2]
+        return [out]
+
+
+def _push_all(push: Callable[..., list[Tensor]], strips: Iterator[Tensor], *, last: bool) -> list[Tensor]:
+    """Push strips one by one, the last one as the picture's last if it is; return what comes out."""
+    out: list[Tensor] = []
+    waiting = next(strips, None)
+    while waiting is not None:
+        following = next(strips, None)
+        out += push(waiting, last=last and following is None)
+        waiting = following
+    return out
+
+
+def _chain(first: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return weight and bias of `first` followed by a 1x1 convolution, in double precision inside."""
+    assert first.bias is not None
+    assert bias is not None
+    matrix = weight[:, :, 0, 0].double()
+    joined = torch.einsum("oc,cirs->oirs", matrix, first.weight.double())
+    offset = matrix @ first.bias.double() + bias.double()
+    return joined.to(weight.dtype), offset.to(weight.dtype)
+
+
+def _fold_up(up: Up, fusion: Tensor, fusion_bias: Tensor | None) -> nn.ConvTranspose2d:
+    """Return the transposed convolution that is fusion(up(x)), in double precision inside."""
     assert up.bias is not None
     assert fusion_bias is not None
     matrix = fusion[:, :, 0, 0].double()
-    # up.weight is (input, output, row, column); pixel_shuffle wants channel = output * 4 + place.
-    weight = torch.einsum("oc,icrs->orsi", matrix, up.weight.double())
-    bias = matrix @ up.bias.double() + fusion_bias.double()
-    outputs, inputs = matrix.shape[0], up.weight.shape[0]
-    return _copy(
-        weight.reshape(outputs * 4, inputs, 1, 1).to(up.weight.dtype),
-        bias.repeat_interleave(4).to(up.weight.dtype),
-    )
+    folded = nn.ConvTranspose2d(
+        up.weight.shape[0], matrix.shape[0], 2, stride=2, dtype=up.weight.dtype
+    ).requires_grad_(False)
+    folded.weight.copy_(torch.einsum("oc,icrs->iors", matrix, up.weight.double()))
+    assert folded.bias is not None
+    folded.bias.copy_(matrix @ up.bias.double() + fusion_bias.double())
+    return folded

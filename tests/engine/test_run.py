@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pytest
@@ -15,9 +15,12 @@ from mdrn_plugin.engine.device import resolve_device, resolve_precision, threads
 from mdrn_plugin.engine.ensemble import eightfold
 from mdrn_plugin.engine.run import Job, run_plane
 from mdrn_plugin.errors import BadOption, Cancelled, OutOfMemory
+from mdrn_plugin.networks import mdrn
 from mdrn_plugin.networks.mdrn import MDRN, FoldedMDRN, exact_halo
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
 
@@ -41,17 +44,25 @@ def _run(pixels: NDArray[Any], job: Job) -> NDArray[Any]:
     return out
 
 
-class _Constant(nn.Module):
+class _Whole(nn.Module):
+    """What the engine asks of a network, by one that takes a tile in one strip."""
+
+    def set_precision(self, dtype: torch.dtype) -> Self:
+        return self
+
+    def strips(self, height: int, width: int) -> int:
+        return 1
+
+
+class _Constant(_Whole):
     """Says that every pixel holds the same noise."""
 
     def __init__(self, value: float) -> None:
         super().__init__()
         self.value = value
 
-    def set_precision(self, dtype: torch.dtype) -> _Constant:
-        return self
-
-    def residual(self, x: Tensor) -> Tensor:
+    def residual(self, x: Tensor, between: Callable[[], None]) -> Tensor:
+        between()
         return torch.full_like(x, self.value)
 
 
@@ -152,6 +163,32 @@ def test_run_plane_bf16_close_to_fp32() -> None:
     assert (fp32 - bf16).std() <= 0.02 * (fp32 - noisy).std()
 
 
+@pytest.mark.parametrize(("tile", "ensemble"), [(512, 1), (48, 1), (48, 8)])
+def test_run_plane_tells_progress_as_often_as_announced(
+    tile: int, ensemble: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mdrn, "_STRIP_BYTES", 16 * 100 * 64 * 4)
+    pixels = np.random.default_rng(0).random((139, 107, 1), np.float32)
+    job = _job(_network(), tile=tile, halo=16, ensemble=ensemble)
+    told: list[int] = []
+    run_plane(pixels, np.empty_like(pixels), job, tile_done=lambda: told.append(1))
+    assert len(told) == engine.count_tiles(139, 107, job) > 5
+
+
+def test_run_plane_stop_inside_a_tile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mdrn, "_STRIP_BYTES", 0)  # strips of 8 rows
+    pixels, told = np.zeros((64, 64, 1), np.float32), list[int]()
+    with pytest.raises(Cancelled):
+        run_plane(
+            pixels,
+            pixels.copy(),
+            _job(_network()),
+            tile_done=lambda: told.append(1),
+            stop=lambda: len(told) == 3,
+        )
+    assert len(told) == 3
+
+
 def test_run_plane_stop_between_tiles() -> None:
     asked = []
 
@@ -172,17 +209,15 @@ def test_run_plane_stop_between_tiles() -> None:
     assert len(done) == 2
 
 
-class _Hungry(nn.Module):
+class _Hungry(_Whole):
     """Runs out of memory on tiles above a size, as torch does on a CPU."""
 
     def __init__(self, largest: int, message: str = "DefaultCPUAllocator: can't allocate memory") -> None:
         super().__init__()
         self.largest, self.message = largest, message
 
-    def set_precision(self, dtype: torch.dtype) -> _Hungry:
-        return self
-
-    def residual(self, x: Tensor) -> Tensor:
+    def residual(self, x: Tensor, between: Callable[[], None]) -> Tensor:
+        between()
         if x.shape[-1] > self.largest:
             raise RuntimeError(self.message)
         return torch.zeros_like(x)
