@@ -46,7 +46,8 @@ if TYPE_CHECKING:
 # Files are read ahead while those in work are not larger than this together: pictures in memory
 # are bounded by their number for small ones, and by one at a time for huge ones.
 _AHEAD_BYTES = 256 * 2**20
-# From this many files on, decoding is confined to a helper unless told otherwise.
+# From this many files on, decoding is confined to a helper unless told otherwise. Processor seconds
+# without and with it, "balanced": 8 files of 256 x 256 7.05 and 6.98, of 512 x 512 13.02 and 13.06.
 ISOLATE_FROM = 8
 _POLL_S = 0.1  # how often a request to stop is looked at while waiting
 _OTHERS_S = 0.2  # how often it is looked whether another run has finished a file
@@ -293,7 +294,6 @@ class Session:
         from mdrn_plugin.formats import isolated
 
         wished = self._settings.isolate
-        # Starting the helper costs 0.4 s of one core, once.
         if (count >= ISOLATE_FROM if wished is None else wished) and isolated.is_possible():
             self._decoder = isolated.Decoder(max_pixels=self._settings.max_pixels)
             self._decoder.start()
@@ -438,8 +438,7 @@ class Session:
         if self._ending and task.result is None:
             return  # its reading was broken off: that says nothing of the file
         assert self._ledger is not None
-        if task.key is not None:  # an input that is not there would only fill the ledger
-            self._ledger.failed(task.job, task.key, reason)
+        self._ledger.failed(task.job, task.key, reason)
         task.outcome = Outcome(task.job.source, task.job.target, "failed", reason, bug=bug)
 
     def _read(self, task: _Task) -> None:

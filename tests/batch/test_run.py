@@ -509,5 +509,10 @@ def test_run_jobs_of_a_vanished_folder_fail_cleanly(tmp_path: Path) -> None:
     run(jobs, tmp_path / "out", PLAIN, told=told.append)
     assert [o.state for o in told] == ["failed"]
     assert "cannot be read" in told[0].reason
+    (tmp_path / "gone").mkdir()  # the drive is back
+    Image.fromarray(_pixels()).save(tmp_path / "gone/a.png")
+    told.clear()
+    run(jobs, tmp_path / "out", dataclasses.replace(PLAIN, retry_failed=True), told=told.append)
+    assert [o.state for o in told] == ["done"]
     with pytest.raises(CannotRead):
-        batch_run._fingerprint(tmp_path / "gone/a.png", "")
+        batch_run._fingerprint(tmp_path / "gone/b.png", "")
