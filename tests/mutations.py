@@ -85,10 +85,10 @@ MUTATIONS = (
              "        if not ledger.claim(job):", "        if False:",
              "tests/batch/test_run.py -k 'two_at_once or waits_for'"),
     Mutation("8", "the claim of a dead run is never lifted", "mdrn_plugin/batch/ledger.py",
-             "        return _lock(self._descriptor, self._place_of_lock(job), take=True)\n",
-             "        import os as o\n        p = self._file.with_name('c' + str(self._place_of_lock(job)))\n"
-             "        if p.exists() and p.read_text() != str(o.getpid()): return False\n"
-             "        p.write_text(str(o.getpid()))\n        return True\n",
+             "            return _lock(self._descriptor, self._place_of_lock(job), take=True)\n",
+             "            import os as o\n            p = self._file.with_name('c' + str(self._place_of_lock(job)))\n"
+             "            if p.exists() and p.read_text() != str(o.getpid()): return False\n"
+             "            p.write_text(str(o.getpid()))\n            return True\n",
              "tests/batch/test_ledger.py -k killed_process"),
     Mutation("9", "an input that changes while it is read is not noticed", "mdrn_plugin/batch/run.py",
              "if _fingerprint(task.job.source, self._digest) != task.key:", "if False:",

@@ -143,11 +143,13 @@ class Ledger:
 
     def claim(self, job: Job) -> bool:
         """Take a file for this run; false if another run that is alive is at work on it."""
-        return _lock(self._descriptor, self._place_of_lock(job), take=True)
+        with self._guard:
+            return _lock(self._descriptor, self._place_of_lock(job), take=True)
 
     def release(self, job: Job) -> None:
         """Let others have it."""
-        _lock(self._descriptor, self._place_of_lock(job), take=False)
+        with self._guard:
+            _lock(self._descriptor, self._place_of_lock(job), take=False)
 
     # --- what is known --------------------------------------------------------------------------
 
@@ -194,7 +196,9 @@ class Ledger:
         if record is None:
             return {}
         try:
-            found: dict[str, Any] = json.loads(_read_at(self._descriptor, record.place[1], record.place[0]))
+            with self._guard:
+                line = _read_at(self._descriptor, record.place[1], record.place[0])
+            found: dict[str, Any] = json.loads(line)
         except ValueError:
             return {}
         return found
@@ -259,7 +263,9 @@ class Ledger:
     def _place_of_lock(self, job: Job) -> int:
         # A byte far beyond the end of the file, by name: no lock files that would stay behind.
         digest = hashlib.sha256(os.fsencode(self._name(job.target))).digest()
-        return 2**60 + int.from_bytes(digest[:7])
+        number = int.from_bytes(digest[:7])
+        # Two names on one byte wait for each other, no more. Windows has 31 bits for the place.
+        return 2**30 + number % 2**29 if os.name == "nt" else 2**60 + number
 
 
 def _key(record: dict[str, Any]) -> tuple[Any, ...]:

@@ -156,6 +156,7 @@ def test_other_errors_of_collecting_are_said(clock: Any) -> None:
     assert notes == ["out: is the output folder itself"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_watch_does_what_appears_and_ends_by_signal(tmp_path: Path) -> None:
     folder, out = tmp_path / "in", tmp_path / "out"
     folder.mkdir()
