@@ -67,7 +67,7 @@ def write_atomic(
     try:
         if not overwrite and os.path.lexists(target):
             raise OutputExists(f"{target}: exists already; choose another folder or allow overwriting")
-        file, part = _open_part(target.parent)
+        file, part = open_part(target.parent)
         try:
             with file:
                 yield file
@@ -143,7 +143,11 @@ def remove_stale_parts(folder: str | os.PathLike[str]) -> list[Path]:
     return removed
 
 
-def _open_part(folder: Path) -> tuple[BinaryIO, Path]:
+def open_part(folder: Path) -> tuple[BinaryIO, Path]:
+    """Open a temporary file that `remove_stale_parts` knows for ours, locked while it is open.
+
+    The caller closes and removes or renames it.
+    """
     # The name does not contain the target's: a 255-byte name must still have room for it.
     while True:
         part = folder / f"{PART_PREFIX}{os.getpid()}-{secrets.token_hex(6)}{PART_SUFFIX}"

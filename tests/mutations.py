@@ -47,6 +47,9 @@ MUTATIONS = (
     Mutation("2", "left-over files are not removed", "mdrn_plugin/batch/run.py",
              "            remove_stale_parts(folder)\n", "            pass\n",
              "tests/batch/test_crash_points.py"),
+    Mutation("2", "left-overs beside the output folder stay", "mdrn_plugin/batch/jobs.py",
+             "    remove_stale_parts(probe)\n", "",
+             "tests/batch/test_crash_points.py"),
     Mutation("2", "whatever has our prefix is taken for ours", "mdrn_plugin/files.py",
              "if not (name.startswith(PART_PREFIX) and name.endswith(PART_SUFFIX)):",
              "if not name.startswith('.mdrn-'):",
@@ -86,7 +89,8 @@ MUTATIONS = (
              "tests/batch/test_run.py -k 'two_at_once or waits_for'"),
     Mutation("8", "the claim of a dead run is never lifted", "mdrn_plugin/batch/ledger.py",
              "            return _lock(self._descriptor, self._place_of_lock(job), take=True)\n",
-             "            import os as o\n            p = self._file.with_name('c' + str(self._place_of_lock(job)))\n"
+             "            import os as o\n"
+             "            p = self._file.with_name('c' + str(self._place_of_lock(job)))\n"
              "            if p.exists() and p.read_text() != str(o.getpid()): return False\n"
              "            p.write_text(str(o.getpid()))\n            return True\n",
              "tests/batch/test_ledger.py -k killed_process"),

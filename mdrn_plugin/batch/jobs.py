@@ -6,17 +6,17 @@ tree is walked, and a link is never written through (the result replaces the lin
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fnmatch
 import glob
 import os
-import secrets
 import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mdrn_plugin.errors import BadOption, OutputUnusable
-from mdrn_plugin.files import PART_PREFIX
+from mdrn_plugin.files import open_part, remove_stale_parts
 from mdrn_plugin.formats import format_of_suffix, suffix_for
 
 LEDGER_FOLDER = ".mdrn"
@@ -199,16 +199,18 @@ def folds_case(folder: Path) -> bool:
         if probe == probe.parent:
             return False
         probe = probe.parent
-    name = f"{PART_PREFIX}case-{secrets.token_hex(6)}"
+    # A run that was killed while it asked the same left its file here: this is the next run.
+    remove_stale_parts(probe)
     try:
-        with open(probe / name, "xb"):
-            pass
+        file, part = open_part(probe)
     except OSError:  # not writable: that is reported when the output is opened
         return False
-    try:
-        return (probe / name.upper()).exists()
-    finally:
-        os.unlink(probe / name)
+    with file:
+        try:
+            return part.with_name(part.name.upper()).exists()
+        finally:
+            with contextlib.suppress(OSError):
+                part.unlink()
 
 
 def prepare_output(out: Path, jobs: Iterable[Job] = ()) -> None:

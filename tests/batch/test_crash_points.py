@@ -88,6 +88,7 @@ while True:
     assert forked(again) == 0, f"point {point}: the next run does not finish"
     assert contents(out) == whole, f"point {point}: {sorted(contents(out))}"
     assert sorted(p.name for p in out.iterdir()) == sorted([".mdrn", *whole]), point
+    assert sorted(p.name for p in work.iterdir()) == ["in", "out", "whole"], point
 print(point - 1)
 """
 
