@@ -21,7 +21,7 @@ from torch.nn import functional
 class Convolution(nn.Module):
     """A convolution in its inference form, fused with the ReLU or the sum behind it where torch can.
 
-    Columns are padded with zeros to keep the width (stride 1); rows never, see `Rows`.
+    Columns are padded with zeros to keep the width (stride 1); rows are not, see `Rows`.
 
     Parameters
     ----------
@@ -31,6 +31,8 @@ class Convolution(nn.Module):
         Copied.
     stride, dilation : int
         As of `torch.nn.Conv2d`.
+    pad_rows : bool
+        Pad rows like columns, for a picture in one piece.
 
     Notes
     -----
@@ -39,13 +41,22 @@ class Convolution(nn.Module):
     operators serve where it is missing; tests prove both equal.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, *, stride: int = 1, dilation: int = 1) -> None:
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        pad_rows: bool = False,
+    ) -> None:
         super().__init__()
         self.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
         self.stride = [stride, stride]
         self.dilation = [dilation, dilation]
-        self.padding = [0, dilation * (weight.shape[3] - 1) // 2 if stride == 1 else 0]
+        margin = dilation * (weight.shape[3] - 1) // 2 if stride == 1 else 0
+        self.padding = [margin if pad_rows else 0, margin]
         self._packed: Tensor | None = None
 
     def forward(self, x_NCSW: Tensor, *, relu: bool = False) -> Tensor:
