@@ -176,10 +176,16 @@ def usable_blocks(b_NP: Array, side: int, edges: tuple[float, ...]) -> tuple[Arr
     begun: Array = np.logical_not(masked.all(axis=(1, 2)))  # not wholly inside a frame
     if not begun.any():
         return usable, "constant picture"
-    # A frame touches few blocks; where most blocks have a constant quarter, that is the picture.
-    if np.count_nonzero(usable) < 0.25 * np.count_nonzero(begun):
+    # A frame touches few blocks; where most blocks have a constant quarter, that is the picture. A dark
+    # background without a photon is constant too, but only it, and the rest has many values.
+    few = np.count_nonzero(usable) < 0.25 * np.count_nonzero(begun)
+    if few and not (np.mean(bottom[still] == b_NP.min()) > 0.99 and _many_values(b_NP[usable])):
         return usable, "rendered picture: hardly a block without exactly constant parts"
     return usable, ""
+
+
+def _many_values(b_NP: Array) -> bool:
+    return len(b_NP) >= 50 and len(np.unique(b_NP[:: max(1, len(b_NP) // 200)])) > 8
 
 
 def least(energy: Floats, keep: int) -> Array:

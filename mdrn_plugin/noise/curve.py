@@ -37,12 +37,14 @@ _FLAT_EXCESS = 1.1  # selecting over measured energy below which a block is flat
 _ROUNDS = 4
 _MODEL_ERROR = 0.05  # relative error of the variance of a level that no number of blocks removes
 _TEXTURE = 1.15  # excess of structure in a level set over the flattest ones that means texture
+_UNEVEN_ERROR = 1.0  # squared relative error per squared relative scatter beyond that of noise
 _TEXTURE_ERROR = 1.0  # relative error of the variance per unit of that excess
 
 # What it takes to call the noise signal-dependent: the variance changes by this factor between the
 # 5 % and 95 % quantiles of the signal, and the slope is so many times its standard error.
 _FACTOR = 1.4
-_SURE = 4.0
+SURE = 7.0
+_MORE_THAN_CHANCE = 2.0  # variance of the block means over what noise alone gives them
 # The line is given up for a curve where it misses the levels by this much (robust relative error of
 # the variance) and the curve by at most half of that.
 _LINE_MISSES = 0.2
@@ -147,8 +149,15 @@ class BlockEnergies:
     area: float
 
 
-def fit_curve(blocks: BlockEnergies) -> NoiseCurve | None:
+def fit_curve(blocks: BlockEnergies, sure: float = SURE) -> NoiseCurve | None:
     """Fit the variance as a function of the signal to blocks, robustly.
+
+    Parameters
+    ----------
+    blocks : BlockEnergies
+        Of the whole picture.
+    sure : float
+        Standard errors that the slope must differ from 0 by for a line.
 
     Returns
     -------
@@ -160,18 +169,19 @@ def fit_curve(blocks: BlockEnergies) -> NoiseCurve | None:
     if count < 2:
         return None
     flat = _flattest(blocks.choosing, level, count)
-    line = (0.0, float(np.median(blocks.measured[flat])))
     sets = _Sets.of(blocks, level, count, flat, math.inf)
+    # Where the line is far below a level, the level keeps its blocks: it may be a curve.
+    own = np.bincount(level[flat], blocks.measured[flat], count) / np.bincount(level[flat], minlength=count)
     for _ in range(_ROUNDS):
         # On the first round the level sets speak for themselves, then the line for all of them.
         line = _robust_line(sets)
         expected = _positive(line, sets, blocks.signal)
         flat = _flattest(blocks.choosing, level, count) | (blocks.choosing <= _FLAT_EXCESS * expected)
-        limit = expected * (1 + 4 * math.sqrt(2 / blocks.count))
+        limit = np.maximum(expected, own[level]) * (1 + 4 * math.sqrt(2 / blocks.count))
         sets = _Sets.of(blocks, level, count, flat, limit)
     line = _robust_line(sets)
     line = _undo_attenuation(line, blocks, flat)
-    return _choose_kind(line, sets, blocks)
+    return _choose_kind(line, sets, blocks, sure)
 
 
 # --- level sets -------------------------------------------------------------------------------------
@@ -194,12 +204,15 @@ class _Sets:
             signal = np.bincount(level[used], blocks.signal[used], count) / number
             variance = np.maximum(np.bincount(level[used], blocks.measured[used], count) / number, 1e-30)
             structure = np.bincount(level[used], blocks.choosing[used], count) / number / variance
+            square = np.bincount(level[used], blocks.measured[used] ** 2, count) / number
+            uneven = np.maximum(square / variance**2 - 1 - 2 / blocks.count, 0.0)
         independent = number[there] * min(1.0, 2 * blocks.area / blocks.pixels) * blocks.count
         # A level without flat blocks tells of its texture: believed less, the more it has beyond
         # what the flattest third of the levels has (correlated noise has some everywhere).
         common = max(1.0, float(np.quantile(structure[there], 0.33)))
         texture = np.maximum(structure[there] / common - _TEXTURE, 0.0)
-        error = np.sqrt(2 / np.maximum(independent, 1) + _MODEL_ERROR**2 + (_TEXTURE_ERROR * texture) ** 2)
+        doubt = _MODEL_ERROR**2 + (_TEXTURE_ERROR * texture) ** 2 + _UNEVEN_ERROR * uneven[there]
+        error = np.sqrt(2 / np.maximum(independent, 1) + doubt)
         return _Sets(signal[there], variance[there], error)
 
 
@@ -292,7 +305,7 @@ def _undo_attenuation(line: tuple[float, float], blocks: BlockEnergies, flat: Ar
 # --- line, curve or constant ------------------------------------------------------------------------
 
 
-def _choose_kind(line: tuple[float, float], sets: _Sets, blocks: BlockEnergies) -> NoiseCurve:
+def _choose_kind(line: tuple[float, float], sets: _Sets, blocks: BlockEnergies, sure: float) -> NoiseCurve:
     x, v, e = sets.signal, sets.variance, sets.error
     low, high = (float(q) for q in np.quantile(blocks.signal, [0.05, 0.95]))
     span = (float(x.min()), float(x.max()))
@@ -301,8 +314,10 @@ def _choose_kind(line: tuple[float, float], sets: _Sets, blocks: BlockEnergies) 
     spread = float((weight * (x - (weight * x).sum() / weight.sum()) ** 2).sum())
     at_low, at_high = (max(line[0] * s + line[1], 0.05 * float(v.min())) for s in (low, high))
     factor = max(at_low, at_high) / min(at_low, at_high)
-    sure = abs(line[0]) * math.sqrt(spread)
-    if len(x) < _FEW_LEVELS:
+    slope = abs(line[0]) * math.sqrt(spread)  # in standard errors
+    # Skewed noise makes mean and variance of a block scatter together where the signal is one only.
+    chance = float(np.mean(blocks.measured)) / blocks.pixels
+    if len(x) < _FEW_LEVELS or float(np.var(blocks.signal)) < _MORE_THAN_CHANCE * chance:
         return NoiseCurve("constant", *line, mean=mean, span=span)
     known = e < _KNOWN
     if np.count_nonzero(known) >= 2 * _FEW_LEVELS:
@@ -314,7 +329,7 @@ def _choose_kind(line: tuple[float, float], sets: _Sets, blocks: BlockEnergies) 
         if misses > _LINE_MISSES and better and curve.max() > _FACTOR * curve.min():
             levels, variances = tuple(map(float, x)), tuple(map(float, curve))
             return NoiseCurve("curve", *line, levels, variances, span=span)
-    if factor < _FACTOR or sure < _SURE:
+    if factor < _FACTOR or slope < sure:
         return NoiseCurve("constant", *line, mean=mean, span=span)
     return NoiseCurve("line", *line, span=span)
 

@@ -24,7 +24,7 @@ from mdrn_plugin.noise.blocks import (
     windows,
 )
 from mdrn_plugin.noise.correlation import as_table, lag_correlation, measure_power
-from mdrn_plugin.noise.curve import BlockEnergies, NoiseCurve, fit_curve
+from mdrn_plugin.noise.curve import SURE, BlockEnergies, NoiseCurve, fit_curve
 from mdrn_plugin.noise.level import Blocks, Level, measure, measure_blocks, take_blocks
 from mdrn_plugin.noise.profile import NoiseProfile
 from mdrn_plugin.noise.spectrum import WIDE, WIDE_BLOCKS
@@ -39,12 +39,15 @@ if TYPE_CHECKING:
 _NOISE_MAX = 100 / 255  # noise the models are made for
 _CLIPPED_SHARE = 0.02  # of a block's pixels, above which it says nothing of the variance
 _SILENT = 5e-4  # of the reach of the values: gradients and rounding look like noise of any law
+_DARK_SHARE = 0.9  # of a block's pixels at black: nothing to measure
+_BLOWN = 0.05  # share of the blocks with pixels at white: a clipped picture, not a dark one
 _FEW = 400  # blocks, below which no dependence on the signal is looked for
 
 # i+j of the frequencies that choose flat blocks and of those that measure: 8 x 8 and white, 16 x 16 and
 # correlated (there the high frequencies tell of what processing left over).
 _WHITE = (9, 9, 15)
 _CORRELATED = (4, 4, 8)
+_SURE_CORRELATED = 4.0  # fewer coefficients, and no white noise over texture to be careful of
 
 
 def estimate_noise(picture: Picture, *, channel: int | None = None, law: str = "auto") -> NoiseProfile:
@@ -127,13 +130,17 @@ def _with_laws(
     if correlated:
         wide = gather(parts, WIDE, WIDE_BLOCKS, blocks.offset, blocks.scale)
     curves, spectra, sigmas, correlations = [], [], [], []
+    # The law needs fewer blocks than the level: a third of each of three colours says as much.
+    thin = len(level.sigma)
+    photons = True
     for c, sigma in enumerate(level.sigma):
         law = (
-            _Law(*_energies(wide[0][c], WIDE, wide[1], blocks, _CORRELATED))
+            _law(wide[0][c], WIDE, wide[1], blocks, _CORRELATED)
             if correlated
-            else _Law(*_energies(blocks.b_CNP[c], blocks.side, blocks.area, blocks, _WHITE))
+            else _law(blocks.b_CNP[c][::thin], blocks.side, blocks.area, blocks, _WHITE)
         )
         curve = law.curve
+        photons = photons and law.photons
         if curve is None or not sigma > 0:
             curve = NoiseCurve("constant", 0.0, 0.0, mean=(sigma / blocks.scale) ** 2)
         elif curve.kind == "constant" and not correlated:
@@ -151,6 +158,15 @@ def _with_laws(
         # from scaled to file units, from there to fractions of white
         in_file = curve.rescaled(blocks.offset, blocks.scale)
         curves.append(in_file.rescaled(-black / unit, 1 / unit))
+    if len({c.kind == "constant" for c in curves}) > 1:
+        # One detector has one law: what only some of its colours show is texture in those.
+        if not correlated:
+            sigmas = [float(s) for s in level.sigma / unit]
+        pairs = zip(curves, sigmas, strict=True)
+        curves = [dataclasses.replace(c, kind="constant", mean=s * s) for c, s in pairs]
+    if photons:
+        kept = [d for d in profile.doubt.split("; ") if not d.startswith("mostly clipped")]
+        profile = dataclasses.replace(profile, clipped=0.0, doubt="; ".join(kept))
     return dataclasses.replace(
         profile,
         sigma=tuple(sigmas),
@@ -167,34 +183,65 @@ def _mean_pair(pairs: list[tuple[float, float]]) -> tuple[float, float]:
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class _Law:
+    """What was fitted to the blocks of one sample, in scaled units.
+
+    Attributes
+    ----------
+    signal : ndarray (N,)
+        Means of the blocks.
+    curve : NoiseCurve or None
+        None where there are too few blocks.
+    photons : bool
+        Values at black mean that no photon came, not that noise was clipped.
+    """
+
     signal: Floats
     curve: NoiseCurve | None
+    photons: bool = False
 
 
-def _energies(
-    b_NP: Array, side: int, area: float, blocks: Blocks, frequencies: tuple[int, int, int]
-) -> tuple[Floats, NoiseCurve | None]:
-    """Return the signal of the usable blocks, and the law fitted to them."""
+def _law(b_NP: Array, side: int, area: float, blocks: Blocks, frequencies: tuple[int, int, int]) -> _Law:
+    """Fit the law to the usable blocks.
+
+    Values at black are clipped noise where the noise reaches beyond black, and no photons where it
+    does not. So blocks that touch black are left out at first, and let in if what the others say
+    leaves no noise at black to be clipped.
+    """
     b_NP, _ = finite_blocks(b_NP)
     usable, why = usable_blocks(b_NP, side, blocks.edges)
     if why:
-        return np.zeros(1), None
-    usable &= at_edge(b_NP, blocks.edges).mean(axis=1) <= _CLIPPED_SHARE
-    b_NP = b_NP[usable]
+        return _Law(np.zeros(1), None)
+    low, high = blocks.edges
+    bright = at_edge(b_NP, (math.nan, high)).mean(axis=1)
+    usable &= bright <= _CLIPPED_SHARE
+    dark = at_edge(b_NP, (low, math.nan)).mean(axis=1)
+    free = usable & (dark <= _CLIPPED_SHARE)
+    law = _fit(b_NP[free], side, area, blocks, frequencies)
+    if np.count_nonzero(free) == np.count_nonzero(usable) or np.mean(bright > 0) > _BLOWN:
+        return law
+    whole = _fit(b_NP[usable & (dark < _DARK_SHARE)], side, area, blocks, frequencies)
+    told = law.curve if law.curve is not None and law.curve.kind != "constant" else whole.curve
+    if told is None or told.kind == "constant" or whole.curve is None:
+        return law
+    # At most about one photon of noise at black.
+    quiet = told.gain > 0 and told.gain * low + told.offset <= told.gain**2
+    return dataclasses.replace(whole, photons=True) if quiet else law
+
+
+def _fit(b_NP: Array, side: int, area: float, blocks: Blocks, frequencies: tuple[int, int, int]) -> _Law:
     signal = b_NP.mean(axis=1, dtype=np.float64)
     if len(b_NP) < _FEW or side < 8:
-        return (signal if len(signal) else np.zeros(1)), None
+        return _Law(signal if len(signal) else np.zeros(1), None)
     order = dct_order(side)
     below, begin, end = frequencies
     basis = dct_basis(side)
-    low = (order > 0) & (order < below)
-    choosing = np.asarray(np.mean((b_NP @ basis[low].T) ** 2, axis=1, dtype=np.float64))
-    band = (order >= begin) & (order < end)
-    measured = np.asarray(np.mean((b_NP @ basis[band].T) ** 2, axis=1, dtype=np.float64))
+    chooses, measures = (order > 0) & (order < below), (order >= begin) & (order < end)
+    choosing = np.asarray(np.mean((b_NP @ basis[chooses].T) ** 2, axis=1, dtype=np.float64))
+    measured = np.asarray(np.mean((b_NP @ basis[measures].T) ** 2, axis=1, dtype=np.float64))
     measured = np.maximum(measured - blocks.rounding, 1e-6 * np.maximum(measured, 1e-30))
-    return signal, fit_curve(
-        BlockEnergies(signal, choosing, measured, int(np.count_nonzero(band)), side * side, area)
-    )
+    count = int(np.count_nonzero(measures))
+    energies = BlockEnergies(signal, choosing, measured, count, side * side, area)
+    return _Law(signal, fit_curve(energies, SURE if frequencies == _WHITE else _SURE_CORRELATED))
 
 
 def _spectrum(

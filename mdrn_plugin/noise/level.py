@@ -40,7 +40,7 @@ from mdrn_plugin.noise.blocks import (
     units,
     usable_blocks,
 )
-from mdrn_plugin.noise.spectrum import CORRELATED, WIDE, WIDE_BLOCKS, Spectrum, measure_spectrum
+from mdrn_plugin.noise.spectrum import WIDE, WIDE_BLOCKS, Spectrum, measure_spectrum
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -201,12 +201,13 @@ def measure_blocks(parts: Sequence[Array], blocks: Blocks) -> Level:
     if min(min(p.shape[:2]) for p in parts) >= 2 * WIDE and np.any(sigma > 0):
         wide_CNP, area = gather(parts, WIDE, WIDE_BLOCKS, blocks.offset, blocks.scale)
         spectrum = measure_spectrum(wide_CNP, area, edges, rounding)
-    correlated = spectrum.mid_high_ratio > CORRELATED
+    if spectrum.textured:
+        doubt.append("hardly a flat area: texture may have been taken for noise")
     return Level(
         sigma=sigma,
         correlation=spectrum.correlation,
         low_high_ratio=spectrum.low_high_ratio,
-        correlated=correlated,
+        correlated=spectrum.correlated,
         clipped=blocks.clipped,
         doubt=tuple(doubt),
     )

@@ -146,7 +146,7 @@ def expected_anscombe(counts: Floats, sigma: float) -> Floats:
     k = np.arange(top + 1, dtype=np.float64)
     if sigma > 0:
         # The root has a kink at 0: a fine trapezoid rule bears it better than Gauss-Hermite.
-        t = np.linspace(-7, 7, 281)
+        t = np.linspace(-7, 7, 1401)
         density = np.exp(-t * t / 2)
         density /= density.sum()
         value = 2 * np.sqrt(np.maximum(k[:, None] + sigma * t + 0.375 + sigma**2, 0.0)) @ density
