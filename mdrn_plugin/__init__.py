@@ -31,6 +31,7 @@ def denoise(
     *,
     axes: str | None = None,
     noise: str | float = "auto",
+    noise_model: str = "auto",
     quality: str = "balanced",
     model: str | None = None,
     range: tuple[float, float] | None = None,
@@ -50,7 +51,12 @@ def denoise(
         One letter of ``T Z C Y X S`` per dimension. Left out: the names of an xarray, else YX,
         YXS if the last dimension is 3 or 4, or ZYX, TZYX, TZCYX by the number of dimensions.
     noise : str or float
-        "auto"; 25 or "25" for a standard deviation of 25/255 of white; "25dn" in units of the pixels.
+        "auto"; 25 or "25" for a standard deviation of 25/255 of white; "25dn" in units of the pixels;
+        "0.01,0.0004" for a variance of 0.01 * signal + 0.0004, signal 0..1; "2.5,30dn" in units of
+        the pixels.
+    noise_model : str
+        "auto" decides by what is measured; "gaussian" (white, one level), "poisson-gaussian" (grows
+        with the signal: stabilised) or "correlated" (neighbours alike: filled up to white).
     quality : str
         "fast", "balanced", "best" or "best+" (mean over eight symmetries).
     model : str, optional
@@ -85,6 +91,7 @@ def denoise(
 
     options = Options(
         noise=str(noise),
+        noise_model=noise_model,
         quality=quality,
         model=model,
         device=device,

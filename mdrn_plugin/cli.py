@@ -104,8 +104,18 @@ def _processing_options(command: Any) -> Any:
                 "--noise",
                 default="auto",
                 show_default=True,
-                metavar="auto|25|25dn",
-                help="Measure it, or a standard deviation: 25 means 25/255 of white, 25dn units of the file.",
+                metavar="auto|25|25dn|A,B",
+                help="Measure it, or a standard deviation: 25 means 25/255 of white, 25dn units of the file. "
+                "A,B: gain and offset of the variance, A * signal + B with signal 0..1; A,Bdn in units of "
+                "the file.",
+            ),
+            click.option(
+                "--noise-model",
+                type=click.Choice(["auto", "gaussian", "poisson-gaussian", "correlated"]),
+                default="auto",
+                show_default=True,
+                help="Kind of noise: what is measured decides, or white of one level, growing with the "
+                "signal, alike between neighbours.",
             ),
             click.option(
                 "--quality",
