@@ -638,6 +638,36 @@ def models(as_json: bool) -> None:
 
 
 @cli.command()
+@click.argument("model", metavar="NAME")
+@click.option(
+    "--onnx",
+    "target",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="The file to write; replaced if it is there.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="Of the weights in the file.",
+)
+def export(model: str, target: Path, precision: str) -> None:
+    """Write a model as an ONNX file, which runs without this program.
+
+    Input "noisy" and output "denoised" are float32, N x C x H x W, white = 1; height and width are
+    multiples of the metadata entry "size_multiple". Needs the extra "export".
+    """
+    from mdrn_plugin.export import export_onnx
+    from mdrn_plugin.zoo import available
+
+    export_onnx(available(), model, target, precision=precision)
+    click.echo(f"{target}: {model}, {precision}")
+
+
+@cli.command()
 def doctor() -> None:
     """Check this installation: versions, devices, weights, speed, extras."""
     from mdrn_plugin.doctor import examine

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from mdrn_plugin.networks.mdrn import MDRN
+
 MANIFEST_FORMAT = 1
 
 
@@ -120,6 +122,13 @@ class Zoo:
             return self.own.load(name)
         return _load(self, name)
 
+    def load_plain(self, name: str) -> MDRN:
+        """Return the trained network as it was trained, float32; raises as `load`."""
+        if self.own and all(d.name != name for d in self.descriptors):
+            return self.own.load_plain(name)
+        descriptor = self.get(name)
+        return _build(self.folder / descriptor.file, descriptor)
+
 
 @functools.cache
 def shipped() -> Zoo:
@@ -204,14 +213,16 @@ def _load(zoo: Zoo, name: str) -> nn.Module:
     key = (str(zoo.folder), descriptor.name, descriptor.sha256)
     with _lock:
         if key not in _loaded:
-            _loaded[key] = _build(zoo.folder / descriptor.file, descriptor)
+            from mdrn_plugin.networks.mdrn import FoldedMDRN
+
+            _loaded[key] = FoldedMDRN(_build(zoo.folder / descriptor.file, descriptor)).eval()
         return _loaded[key]
 
 
-def _build(source: Traversable, descriptor: Descriptor) -> nn.Module:
+def _build(source: Traversable, descriptor: Descriptor) -> MDRN:
     import torch
 
-    from mdrn_plugin.networks.mdrn import MDRN, FoldedMDRN
+    from mdrn_plugin.networks.mdrn import MDRN
 
     if descriptor.architecture != "mdrn":
         raise WeightsDamaged(
@@ -223,7 +234,7 @@ def _build(source: Traversable, descriptor: Descriptor) -> nn.Module:
     tensors = read_weights(source, descriptor.sha256)
     check_tensors(source, tensors, network.state_dict())
     network.load_state_dict({k: v.float() for k, v in tensors.items()}, assign=True)
-    return FoldedMDRN(network).eval()
+    return network.eval()
 
 
 def read_weights(source: Traversable, sha256: str) -> dict[str, Tensor]:

@@ -133,8 +133,8 @@ class MDRN(nn.Module):
         samples = colours * unshuffle**2
         self.head = nn.Conv2d(samples, channels, 3, padding=1)
         self.down = nn.ModuleList(nn.Conv2d(channels, channels, 2, stride=2) for _ in range(LEVELS - 1))
-        self.up = nn.ModuleDict({f"{i}_{j}": Up(channels) for i, j in _nodes() if j > 0})
-        self.msag = nn.ModuleDict({f"{i}_{j}": MSAG(j + 1, blocks, channels) for i, j in _nodes()})
+        self.up = nn.ModuleDict({f"{i}_{j}": Up(channels) for i, j in node_order() if j > 0})
+        self.msag = nn.ModuleDict({f"{i}_{j}": MSAG(j + 1, blocks, channels) for i, j in node_order()})
         self.tail = nn.Conv2d(channels, samples, 3, padding=1)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
@@ -166,7 +166,7 @@ class MDRN(nn.Module):
         if self.unshuffle > 1:
             x_NCHW = functional.pixel_unshuffle(x_NCHW, self.unshuffle)
         x: dict[tuple[int, int], Tensor] = {}
-        for i, j in _nodes():
+        for i, j in node_order():
             if j > 0:
                 row = [x[i, k] for k in range(j)]
                 x[i, j] = self.msag[f"{i}_{j}"](*row, self.up[f"{i}_{j}"](x[i + 1, j - 1]))
@@ -177,7 +177,7 @@ class MDRN(nn.Module):
         return x
 
 
-def _nodes() -> list[tuple[int, int]]:
+def node_order() -> list[tuple[int, int]]:
     """Return the ten (level, column) pairs, each after those it depends on."""
     return [(i, d - i) for d in range(LEVELS) for i in range(d, -1, -1)]
 
@@ -232,7 +232,7 @@ class FoldedMDRN(nn.Module):
         self.rise = nn.ModuleDict()
         self.fusion = nn.ModuleDict()
         self.blocks = nn.ModuleDict()
-        for i, j in _nodes():
+        for i, j in node_order():
             name = f"{i}_{j}"
             group = network.msag[name]
             assert isinstance(group, MSAG)
@@ -359,15 +359,15 @@ class _Passage:
         self._head = Stage(network.head, 1)
         self._tail = Stage(network.tail, 1)
         self._pairs = [Pairs() for _ in range(LEVELS - 1)]
-        self._groups = {(i, j): _Group(network, f"{i}_{j}") for i, j in _nodes()}
+        self._groups = {(i, j): _Group(network, f"{i}_{j}") for i, j in node_order()}
         # What X[i,k] has ready for X[i,j].
-        self._waiting = {(i, j): [Queue() for _ in range(j)] for i, j in _nodes()}
+        self._waiting = {(i, j): [Queue() for _ in range(j)] for i, j in node_order()}
 
     def push(self, x_NCSW: Tensor, *, last: bool) -> list[Tensor]:
         """Take the next rows of the picture; return the rows of the residual that they complete."""
         x: dict[tuple[int, int], list[Tensor]] = {}
         fused: Iterator[Tensor]
-        for i, j in _nodes():
+        for i, j in node_order():
             if j > 0:
                 fused = (self._fuse(i, j, rows) for rows in self._pieces(i, x[i + 1, j - 1]))
             elif i > 0:
