@@ -149,21 +149,97 @@ def test_second_run_over_a_finished_folder_is_quick_and_changes_nothing(tmp_path
     assert _state(tmp_path / "out") == before
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(6000)
-@pytest.mark.parametrize("strength", [0, 1], ids=["written", "denoised"])
-def test_killed_at_fifty_random_moments_and_finished_is_byte_equal(tmp_path: Path, strength: int) -> None:
-    """Without the network most moments are in reading and writing, with it most are in computing."""
-    folder = tmp_path / "in"
+# A run that is killed again and again while it works its way through the files: each continues where
+# the last was killed. Forked, so that the moments lie in the work and not in the start of Python.
+KILLED_AGAIN_AND_AGAIN = """
+import os, random, signal, sys, time
+from pathlib import Path
+from mdrn_plugin import pipeline
+from mdrn_plugin.batch.jobs import collect, prepare_output
+from mdrn_plugin.batch.run import Settings, run
+from mdrn_plugin.formats import READABLE_SUFFIXES
+from mdrn_plugin.plan import Options
+import torch, tifffile, imagecodecs, PIL.JpegImagePlugin
+torch.set_num_threads(1)
+source, work, kills = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+settings = Settings(Options(noise="20", threads=1, precision="fp32"), isolate=False)
+
+def finish(out):
+    jobs = collect([str(source)], out, suffixes=READABLE_SUFFIXES)
+    prepare_output(out, jobs.jobs)
+    return run(jobs, out, settings, told=lambda outcome: None)
+
+def contents(out):
+    return {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()} if out.is_dir() else {}
+
+def started(out):
+    child = os.fork()
+    if child == 0:
+        try:
+            tally = finish(out)
+            os._exit(0 if tally.failed == 0 else 8)
+        except BaseException:
+            os._exit(9)
+    return child
+
+settings.digest()
+began = time.monotonic()
+assert os.waitpid(started(work / "whole"), 0)[1] == 0
+undisturbed = time.monotonic() - began
+whole, out, moments, done = contents(work / "whole"), work / "out", random.Random(8), 0
+for kill in range(kills):
+    child = started(out)
+    # Twice what is needed to be through after the last kill; then the rest are kills of the check.
+    time.sleep(moments.uniform(0, 2 * undisturbed / kills))
+    os.kill(child, signal.SIGKILL)
+    status = os.waitpid(child, 0)[1]
+    done += os.WIFSIGNALED(status)
+    for name, data in contents(out).items():
+        if not name.endswith(".mdrn-part"):
+            assert data == whole[name], f"kill {kill}: {name} is half a file"
+left = sum(name.endswith(".mdrn-part") for name in contents(out))
+before = len(contents(out)) - left
+assert os.waitpid(started(out), 0)[1] == 0
+assert contents(out) == whole
+assert sorted(os.listdir(out)) == sorted([".mdrn", *whole])
+assert sorted(os.listdir(work)) == ["in", "out", "whole"]
+print(f"undisturbed {undisturbed:.1f} s, {done} of {kills} kills hit a run, then {before} of {len(whole)} done")
+assert done >= kills * 0.8
+"""
+
+
+def _mixed_files(folder: Path, count: int, side: int) -> None:
     folder.mkdir()
-    for k in range(200):
+    for k in range(count):
         rng = np.random.default_rng(k)
-        pixels = np.clip(rng.normal(120, 20, (24, 24)), 0, 255).astype(np.uint8)
+        pixels = np.clip(rng.normal(120, 20, (side, side)), 0, 255).astype(np.uint8)
         if k % 3 == 0:
             tifffile.imwrite(folder / f"{k:03}.tif", pixels.astype(np.uint16) * 200, compression="zlib")
         else:
             Image.fromarray(pixels).save(folder / f"{k:03}.{'png' if k % 3 == 1 else 'jpg'}")
-    wish = ["--noise", "20", "--strength", str(strength), "--threads", "1", "-q"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+@pytest.mark.skipif(sys.platform != "linux", reason="needs to fork with libraries loaded")
+def test_killed_fifty_times_on_the_way_through_two_hundred_files(tmp_path: Path) -> None:
+    _mixed_files(tmp_path / "in", 200, 24)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED_AGAIN_AND_AGAIN, str(tmp_path / "in"), str(tmp_path), "50"],
+        capture_output=True,
+        text=True,
+    )
+    print(done.stdout)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(6000)
+def test_killed_command_at_fifty_random_moments_and_finished_is_byte_equal(tmp_path: Path) -> None:
+    """The same with the command itself: the moments lie in imports, reading, computing and writing."""
+    folder = tmp_path / "in"
+    _mixed_files(folder, 200, 64)
+    wish = ["--noise", "20", "--threads", "1", "-q"]
     began = time.monotonic()
     assert subprocess.run([*COMMAND, str(folder), "-o", str(tmp_path / "whole"), *wish]).returncode == 0
     undisturbed = time.monotonic() - began
