@@ -265,8 +265,11 @@ class _Sums:
         if self.segments < 4:
             return 1.0
         shifts = [(i, j) for i in range(-3, 4) for j in range(-3, 4) if max(abs(i), abs(j)) == 3]
-        around = np.median([np.roll(self.spectrum, s, (0, 1)) for s in shifts], axis=0)
-        ratio = self.spectrum / np.maximum(around, 1e-300)
+        ring = [np.roll(self.spectrum, s, (0, 1)) for s in shifts]
+        # The spectrum of correlated noise slopes: its higher side is what a peak must rise above.
+        around = np.quantile(ring, 0.5 if self._alike() == 1 else 0.85, axis=0)
+        # Where correlated noise has next to nothing, anything would be a peak.
+        ratio = self.spectrum / np.maximum(around, 0.1 * float(self.spectrum.mean()))
         ratio[[0, 0, 0, 1, -1], [0, 1, -1, 0, 0]] = 0.0
         # Segments overlap by half: about half of them are independent. Each value is then a gamma law.
         chance = 1 + 5 / math.sqrt(max(1.0, self.segments / 2))
