@@ -151,7 +151,7 @@ def judge(check: ResidualCheck | None, doubts: tuple[str, ...]) -> tuple[str, tu
             bad = bad or check.busy > _BUSY_BAD
         if check.dependence > _DEPENDENCE_LIMIT:
             reasons.append(
-                f"what was removed depends on brightness: {check.dependence:.1f} times the noise in some tones"
+                f"what was removed depends on brightness: {check.dependence:.1f} of the noise in some tones"
             )
         if check.drift > _DRIFT_LIMIT:
             reasons.append(f"brightness shifted by {100 * check.drift:.1f} % of the range in some tones")

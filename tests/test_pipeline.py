@@ -299,4 +299,5 @@ def test_provenance_has_model_and_no_clock_or_path() -> None:
 
 
 def test_public_names_are_these() -> None:
-    assert set(mdrn_plugin.__all__) == {"__version__", "denoise", "estimate_noise", "models", "read", "write"}
+    names = {"__version__", "denoise", "estimate_noise", "models", "read", "train_on", "write"}
+    assert set(mdrn_plugin.__all__) == names

@@ -255,7 +255,9 @@ def put_detail_back(y_HW: Array, denoised_HW: Array, spectrum: Spectrum) -> NDAr
     spectrum : Spectrum
         Of the noise in `y_HW`.
     """
-    residual = np.asarray(y_HW, np.float32) - denoised_HW
+    with np.errstate(invalid="ignore"):
+        residual = np.asarray(y_HW, np.float32) - denoised_HW
+    residual[~np.isfinite(residual)] = 0.0
     height, width = residual.shape
     if min(height, width) < SIDE:
         return np.asarray(denoised_HW, np.float32)
