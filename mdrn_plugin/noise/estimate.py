@@ -92,6 +92,8 @@ def estimate_noise(picture: Picture, *, channel: int | None = None, law: str = "
     profile = _plain_profile(level, unit)
     if blocks is None or law == "gaussian" or not np.any(level.sigma > _SILENT * blocks.scale):
         return profile
+    if level.textured and law == "auto":
+        return profile
     return _with_laws(profile, parts, blocks, level, (picture.range.black, unit), law == "correlated")
 
 

@@ -82,6 +82,8 @@ class Level:
         Share of the looked-at pixels at `low` or `high`.
     doubt : tuple of str
         Reasons not to trust sigma.
+    textured : bool
+        Hardly an area is flat: nothing beyond the level can be measured.
     """
 
     sigma: Floats
@@ -90,6 +92,7 @@ class Level:
     correlated: bool
     clipped: float
     doubt: tuple[str, ...]
+    textured: bool = False
 
 
 # --- the door -------------------------------------------------------------------------------------
@@ -210,6 +213,7 @@ def measure_blocks(parts: Sequence[Array], blocks: Blocks) -> Level:
         correlated=spectrum.correlated,
         clipped=blocks.clipped,
         doubt=tuple(doubt),
+        textured=spectrum.textured,
     )
 
 
