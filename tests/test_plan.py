@@ -177,7 +177,7 @@ def test_resolve_same_input_same_plan_and_explain_names_what_matters() -> None:
     for word in (
         "mdrn-2b-gray-20-35",
         "25.0/255",
-        "2048 px",
+        "1024 px",
         "8 symmetries",
         "strength 0.5",
         "bf16",
