@@ -87,7 +87,7 @@ def onnx_model(network: MDRN, *, precision: str = "fp32") -> Any:
     graph = _Graph(half=precision == "fp16")
     answer = graph.network(network, "noisy")
     graph.node("Sub", ["noisy", answer], output="denoised")
-    shape = ["N", network.colours, "H", "W"]
+    shape: list[str | int | None] = ["N", network.colours, "H", "W"]
     model = helper.make_model(
         helper.make_graph(
             graph.nodes,
