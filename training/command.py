@@ -126,7 +126,9 @@ def _run(options: argparse.Namespace) -> int:
     if options.teacher:
         recipe = dataclasses.replace(recipe, teacher=options.teacher)
     folder = options.out or Path("runs") / recipe.name
-    init, teacher = options.init or recipe.init, recipe.teacher
+    named = options.init or recipe.init
+    init = find_weights(named, folder.parent) if named else None
+    teacher = find_weights(recipe.teacher, folder.parent, "teacher") if recipe.teacher else None
     ranks, device = join(options.device)
     try:
         pack = _open_pack_once(options.data, folder.parent / "data", ranks)
@@ -140,13 +142,7 @@ def _run(options: argparse.Namespace) -> int:
             stop_after_step=options.stop_after_step,
             ranks=ranks,
         )
-        path = train(
-            recipe,
-            pack,
-            run,
-            find_weights(init, folder.parent) if init else None,
-            find_weights(teacher, folder.parent, "teacher") if teacher else None,
-        )
+        path = train(recipe, pack, run, init, teacher)
         if ranks.leads:
             print(path)
     except Stopped as stopped:
