@@ -48,8 +48,8 @@ if TYPE_CHECKING:
     from .recipe import Recipe
 
 # Steps at the start that are timed to turn --minutes into a number of steps. They lie inside the
-# warm-up, whose rate does not depend on that number.
-_PROBE = (5, 25)
+# warm-up, whose rate does not depend on that number. The state saved then must lie at a log line.
+_PROBE = (10, 30)
 
 _LOG_EVERY = 10  # steps; a log line is the mean loss of this many
 

@@ -45,6 +45,22 @@ def test_train_killed_and_resumed_equals_unbroken(pictures: Path, tmp_path: Path
     assert (tmp_path / "a/run" / name).read_bytes() == (tmp_path / "b/run" / name).read_bytes()
 
 
+def test_train_for_some_time_killed_before_any_checkpoint_has_the_same_log(
+    pictures: Path, tmp_path: Path
+) -> None:
+    recipe = to_toml(dataclasses.replace(TINY, warm_up=30), tmp_path / "tiny.toml")
+    command = [sys.executable, "-m", "mdrn_plugin.training", "run", str(recipe), "--data", str(pictures)]
+    command += ["--threads", "1"]
+    broken = [*command, "--minutes", "0.001", "--out", str(tmp_path / "broken")]
+    killed = subprocess.run([*broken, "--stop-after-step", "37"], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL
+    assert subprocess.run(broken, capture_output=True).returncode == 0
+    log = read_log(tmp_path / "broken")
+    steps = next(line["steps"] for line in log if "steps" in line)
+    subprocess.run([*command, "--steps", str(steps), "--out", str(tmp_path / "whole")], check=True)
+    assert [line for line in log if "steps" not in line] == read_log(tmp_path / "whole")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_train_two_minutes_killed_and_resumed_has_the_losses_of_an_unbroken_run(
