@@ -11,6 +11,7 @@ have no rows to give returns a list of strips.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -37,8 +38,8 @@ class Convolution(nn.Module):
     Notes
     -----
     On CPUs the fused operators and the reordered weights are those that torch's own compiler
-    calls (``torch.ops.mkldnn``). They are not public, so each is looked for and the plain
-    operators serve where it is missing; tests prove both equal.
+    calls (``torch.ops.mkldnn``). They are not public and may change, so they are tried once
+    against the plain operators, which serve where they are missing or answer otherwise.
     """
 
     def __init__(
@@ -59,22 +60,14 @@ class Convolution(nn.Module):
         self.padding = [margin if pad_rows else 0, margin]
         self._packed: Tensor | None = None
 
+    @property
+    def _geometry(self) -> _Geometry:
+        return self.padding, self.stride, self.dilation
+
     def forward(self, x_NCSW: Tensor, *, relu: bool = False) -> Tensor:
         """Return the convolution, after a ReLU if asked for."""
         if fused_operators(x_NCSW):
-            out: Tensor = torch.ops.mkldnn._convolution_pointwise(
-                x_NCSW,
-                self._packed_weight(),
-                self.bias,
-                self.padding,
-                self.stride,
-                self.dilation,
-                1,
-                "relu" if relu else "none",
-                [],
-                "",
-            )
-            return out
+            return _fused(x_NCSW, self._packed_weight(), self.bias, self._geometry, relu=relu)
         out = functional.conv2d(
             x_NCSW, self.weight, self.bias, tuple(self.stride), tuple(self.padding), tuple(self.dilation)
         )
@@ -83,29 +76,13 @@ class Convolution(nn.Module):
     def add_to(self, target_NCSW: Tensor, x_NCSW: Tensor) -> None:
         """Add the convolution to `target_NCSW`, in place."""
         if fused_operators(x_NCSW) and target_NCSW.is_contiguous(memory_format=torch.channels_last):
-            torch.ops.mkldnn._convolution_pointwise_(
-                target_NCSW,
-                x_NCSW,
-                self._packed_weight(),
-                self.bias,
-                self.padding,
-                self.stride,
-                self.dilation,
-                1,
-                "add",
-                None,
-                None,
-                [],
-                None,
-            )
+            _fused_add(target_NCSW, x_NCSW, self._packed_weight(), self.bias, self._geometry)
         else:
             target_NCSW.add_(self(x_NCSW))
 
     def _packed_weight(self) -> Tensor:
         if self._packed is None:
-            self._packed = torch._C._nn.mkldnn_reorder_conv2d_weight(  # type: ignore[call-arg]
-                self.weight.to_mkldnn(), self.padding, self.stride, self.dilation, 1, None
-            )
+            self._packed = _reordered(self.weight, self._geometry)
         return self._packed
 
     def _apply(self, fn: Any, recurse: bool = True) -> Convolution:
@@ -118,30 +95,56 @@ class Convolution(nn.Module):
         return {**self.__dict__, "_packed": None}
 
 
+_Geometry = tuple[list[int], list[int], list[int]]  # padding, stride, dilation
+
+
 def fused_operators(x: Tensor) -> bool:
     """Whether torch has its fused CPU convolutions for a tensor like `x`."""
-    return (
-        x.device.type == "cpu"
-        and x.dtype in (torch.float32, torch.bfloat16)
-        and _MKLDNN
-        and (x.dtype == torch.float32 or _MKLDNN_BF16)
+    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) and _work(x.dtype)
+
+
+@functools.cache
+def _work(dtype: torch.dtype) -> bool:
+    """Try the fused operators on a tiny picture: whether they give what the plain ones give."""
+    weight = torch.linspace(-1, 1, 4 * 4 * 9, dtype=torch.float32).reshape(4, 4, 3, 3).to(dtype)
+    x = torch.linspace(-1, 1, 4 * 6 * 5).reshape(1, 4, 6, 5).to(dtype)
+    x = x.contiguous(memory_format=torch.channels_last)
+    bias = torch.tensor([0.5, -0.5, 0.0, 1.0], dtype=dtype)
+    geometry = ([1, 1], [1, 1], [1, 1])
+    expected = functional.conv2d(x.float(), weight.float(), bias.float(), padding=1)
+    try:
+        if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            return False
+        with torch.inference_mode():
+            packed = _reordered(weight, geometry)
+            relu = _fused(x, packed, bias, geometry, relu=True)
+            total = x.clone(memory_format=torch.channels_last)
+            _fused_add(total, x, packed, bias, geometry)
+    except (AttributeError, RuntimeError, TypeError):  # another torch
+        return False
+    near = 0.05 if dtype == torch.bfloat16 else 1e-4
+    return bool(
+        torch.allclose(relu.float(), expected.relu(), rtol=near, atol=near)
+        and torch.allclose(total.float(), x.float() + expected, rtol=near, atol=near)
     )
 
 
-def _found() -> tuple[bool, bool]:
-    try:
-        there = (
-            torch._C._has_mkldnn
-            and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
-            and hasattr(torch.ops.mkldnn, "_convolution_pointwise_")
-            and hasattr(torch._C._nn, "mkldnn_reorder_conv2d_weight")
-        )
-        return there, there and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    except (AttributeError, RuntimeError):  # another torch: the plain operators serve
-        return False, False
+def _reordered(weight: Tensor, geometry: _Geometry) -> Tensor:
+    return torch._C._nn.mkldnn_reorder_conv2d_weight(  # type: ignore[call-arg]
+        weight.to_mkldnn(), *geometry, 1, None
+    )
 
 
-_MKLDNN, _MKLDNN_BF16 = _found()
+def _fused(x: Tensor, packed: Tensor, bias: Tensor | None, geometry: _Geometry, *, relu: bool) -> Tensor:
+    after = "relu" if relu else "none"
+    out: Tensor = torch.ops.mkldnn._convolution_pointwise(x, packed, bias, *geometry, 1, after, [], "")
+    return out
+
+
+def _fused_add(target: Tensor, x: Tensor, packed: Tensor, bias: Tensor | None, geometry: _Geometry) -> None:
+    torch.ops.mkldnn._convolution_pointwise_(
+        target, x, packed, bias, *geometry, 1, "add", None, None, [], None
+    )
 
 
 class Rows:

@@ -60,7 +60,7 @@ def test_fused_operators_equal_plain_ones(dtype: torch.dtype, monkeypatch: pytes
     with torch.inference_mode():
         fused = layer(x, relu=True)
         layer.add_to(fused_sum, x)
-        monkeypatch.setattr(strips, "_MKLDNN", False)
+        monkeypatch.setattr(strips, "_work", lambda dtype: False)
         assert not fused_operators(x)
         plain = layer(x, relu=True)
         layer.add_to(plain_sum, x)
@@ -69,6 +69,28 @@ def test_fused_operators_equal_plain_ones(dtype: torch.dtype, monkeypatch: pytes
     torch.testing.assert_close(fused, plain, **tolerance)
     torch.testing.assert_close(fused_sum, plain_sum, **tolerance)
     assert float(fused.float().std()) > 1
+
+
+@pytest.mark.parametrize("fault", ["gone", "other arguments", "other values"])
+def test_operators_of_another_torch_are_not_used(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are not public: one that is gone, called otherwise or means something else is left alone."""
+
+    def other(*args: object, relu: bool) -> torch.Tensor:
+        if fault == "gone":
+            raise AttributeError("no such operator")
+        if fault == "other arguments":
+            raise RuntimeError("_convolution_pointwise() is missing value for argument")
+        return torch.zeros(1, 4, 6, 5)
+
+    layer, x, _ = _convolution(torch.float32)
+    expected = layer(x, relu=True)
+    strips._work.cache_clear()
+    monkeypatch.setattr(strips, "_fused", other)
+    try:
+        assert not fused_operators(x)
+        torch.testing.assert_close(layer(x, relu=True), expected, rtol=0, atol=1e-4)
+    finally:
+        strips._work.cache_clear()
 
 
 def test_sum_is_written_into_the_rows_it_is_given() -> None:
