@@ -13,6 +13,8 @@ import errno
 import hashlib
 import os
 import secrets
+import struct
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -202,3 +204,33 @@ def _fsync_folder(folder: Path) -> None:
 def _is_about(error: OSError, target: Path) -> bool:
     """Whether a missing-file error is about the output folder, not about something else."""
     return error.errno == errno.EFBIG or not target.parent.is_dir()
+
+
+def lock_byte(descriptor: int, place: int, *, take: bool) -> bool:
+    """Lock or free one byte of an open file, without waiting.
+
+    Returns
+    -------
+    bool
+        False if somebody else has it. A file system without locks: true. The system lifts the lock when
+        the process ends, however that happens.
+    """
+    try:
+        if fcntl is None:
+            import msvcrt
+
+            os.lseek(descriptor, place, os.SEEK_SET)
+            mode = msvcrt.LK_NBLCK if take else msvcrt.LK_UNLCK
+            msvcrt.locking(descriptor, mode, 1)
+        elif sys.platform == "linux":
+            # Locks of the open file, not of the process: two ledgers in one process are two runs,
+            # and closing one does not lift the locks of the other.
+            kind = fcntl.F_WRLCK if take else fcntl.F_UNLCK
+            wish = struct.pack("hhqqi4x", kind, os.SEEK_SET, place, 1, 0)
+            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, wish)
+        else:
+            mode = fcntl.LOCK_EX | fcntl.LOCK_NB if take else fcntl.LOCK_UN
+            fcntl.lockf(descriptor, mode, 1, place)
+    except OSError as error:
+        return not take or error.errno not in (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
+    return True

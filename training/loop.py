@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from mdrn_plugin.errors import BadOption, CannotRead
-from mdrn_plugin.files import write_bytes
+from mdrn_plugin.files import lock_byte, write_bytes
 from mdrn_plugin.networks.mdrn import CHANNELS, MDRN
 
 from .data import CropRules, Crops, Pack, whole_pictures
@@ -36,11 +36,6 @@ from .losses import get_loss
 from .optim import MuonAdam
 from .parallel import Ranks
 from .recipe import describe, without_defaults
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -204,16 +199,14 @@ def train(
 def _alone_in(folder: Path, ranks: Ranks) -> Iterator[None]:
     """Hold the run's lock: two trainings in one folder would spoil each other's state."""
     folder.mkdir(parents=True, exist_ok=True)
-    if fcntl is None or not ranks.leads:
+    if not ranks.leads:
         yield
         return
-    with (folder / ".lock").open("wb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+    with (folder / ".lock").open("ab") as file:
+        if not lock_byte(file.fileno(), 0, take=True):
             raise BadOption(
                 f"{folder}: another training is at work there; wait for it, or choose another --out"
-            ) from error
+            )
         yield
 
 

@@ -14,20 +14,13 @@ import hashlib
 import json
 import os
 import secrets
-import struct
-import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 from mdrn_plugin.batch.jobs import LEDGER_FOLDER, Job
 from mdrn_plugin.errors import OutputUnusable
-from mdrn_plugin.files import content_hash
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from mdrn_plugin.files import content_hash, lock_byte
 
 VERSION = 1
 
@@ -144,12 +137,12 @@ class Ledger:
     def claim(self, job: Job) -> bool:
         """Take a file for this run; false if another run that is alive is at work on it."""
         with self._guard:
-            return _lock(self._descriptor, self._place_of_lock(job), take=True)
+            return lock_byte(self._descriptor, self._place_of_lock(job), take=True)
 
     def release(self, job: Job) -> None:
         """Let others have it."""
         with self._guard:
-            _lock(self._descriptor, self._place_of_lock(job), take=False)
+            lock_byte(self._descriptor, self._place_of_lock(job), take=False)
 
     # --- what is known --------------------------------------------------------------------------
 
@@ -282,29 +275,6 @@ def _read_at(descriptor: int, count: int, offset: int) -> bytes:
         return os.pread(descriptor, count, offset)
     os.lseek(descriptor, offset, os.SEEK_SET)  # Windows; appending does not mind the position
     return os.read(descriptor, count)
-
-
-def _lock(descriptor: int, place: int, *, take: bool) -> bool:
-    """Lock or free one byte; false if another process has it. A file system without locks: true."""
-    try:
-        if fcntl is None:
-            import msvcrt
-
-            os.lseek(descriptor, place, os.SEEK_SET)
-            mode = msvcrt.LK_NBLCK if take else msvcrt.LK_UNLCK
-            msvcrt.locking(descriptor, mode, 1)
-        elif sys.platform == "linux":
-            # Locks of the open file, not of the process: two ledgers in one process are two runs,
-            # and closing one does not lift the locks of the other.
-            kind = fcntl.F_WRLCK if take else fcntl.F_UNLCK
-            wish = struct.pack("hhqqi4x", kind, os.SEEK_SET, place, 1, 0)
-            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, wish)
-        else:
-            mode = fcntl.LOCK_EX | fcntl.LOCK_NB if take else fcntl.LOCK_UN
-            fcntl.lockf(descriptor, mode, 1, place)
-    except OSError as error:
-        return not take or error.errno not in (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
-    return True
 
 
 def fingerprint(source: Path, settings: str) -> Fingerprint:

@@ -134,7 +134,6 @@ def test_zoo_dry_run_only_says_it(pictures: Path, tmp_path: Path, capsys: pytest
 
 
 def test_two_trainings_in_one_folder_the_second_is_refused(pictures: Path, tmp_path: Path) -> None:
-    pytest.importorskip("fcntl")
     recipe = to_toml(dataclasses.replace(TINY, steps=100000), tmp_path / "tiny.toml")
     command: list[Any] = [sys.executable, "-m", "mdrn_plugin.training", "run", recipe, "--data", pictures]
     command += ["--out", tmp_path / "run", "--threads", "1"]
