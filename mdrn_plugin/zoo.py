@@ -44,7 +44,7 @@ class Descriptor:
     settings : dict
         Arguments of the network.
     tier : str
-        "fast", "balanced" or "best".
+        "fast", "balanced" or "best"; "own" for what the user trained, which is never chosen.
     colours : int
         1 gray, 3 RGB.
     band_255 : pair of float

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mdrn_plugin.errors import EXIT_INTERRUPTED, EXIT_SOME_FAILED, MdrnError
+from mdrn_plugin.errors import EXIT_INTERRUPTED, EXIT_SOME_FAILED, BadOption, MdrnError
 
 if TYPE_CHECKING:
     from .data import Pack
@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument(
         "--download",
         choices=["div2k"],
-        help="fetch this set into FOLDER first (3.7 GB; for research only, says its licence)",
+        help="fetch this set into FOLDER first (some 4 GB; for academic research only)",
     )
     data.add_argument("--url", help="where to fetch it from, instead of its home")
     data.set_defaults(run=_data)
@@ -124,6 +124,8 @@ def _run(options: argparse.Namespace) -> int:
         torch.set_num_threads(options.threads)
     recipe = load_recipe(options.recipe)
     if options.teacher:
+        if not recipe.distillation:
+            raise BadOption(f"--teacher: the recipe {recipe.name} has no distillation; leave it out")
         recipe = dataclasses.replace(recipe, teacher=options.teacher)
     folder = options.out or Path("runs") / recipe.name
     named = options.init or recipe.init
@@ -230,7 +232,6 @@ def _self(options: argparse.Namespace) -> int:
 
 def _pictures(inputs: list[Path]) -> list[Path]:
     """Return the files named, and those in the folders named."""
-    from mdrn_plugin.errors import BadOption
     from mdrn_plugin.formats import READABLE_SUFFIXES
 
     files = []

@@ -1,16 +1,15 @@
-"""Knowledge distillation by feature matching (MDRN, CVPRW 2022, section 3.3).
+"""Knowledge distillation by feature matching, after MDRN (CVPRW 2022).
 
 A frozen teacher shows its features at three nodes; the student is drawn to them while it learns
 from the clean pictures: loss = reconstruction + weight * KDL.
 
-- HADS, "high accuracy to deep-compressed student": a big teacher, a small student, the same
-  noisy picture.
-- HMDS, "high-noise from moderate-noise": teacher and student of one size; the teacher sees the
-  same clean picture under the same noise field, scaled down to the level that it was trained for.
+- HADS: a big teacher, a small student, the same noisy picture.
+- HMDS: the teacher knows a lower level of noise, and sees the same clean picture under the same
+  noise field scaled down to that level.
 
 The paper gives neither the distance nor its weight. Here KDL is the mean absolute difference of
 the features, each node divided by the teacher's own mean magnitude there, so that one weight
-serves every node and every teacher; `docs/benchmarks.md` has the sweep of the weight.
+serves every node and every teacher. The weight has not been swept yet.
 """
 
 from __future__ import annotations
@@ -64,11 +63,13 @@ class Distiller:
         self._from = recipe.sigma_255
         self._to = recipe.teacher_sigma_255
         network = network_of(teacher)
-        if network.colours != recipe.colours:
-            raise BadOption(
-                f"{recipe.name}: the teacher has {network.colours} channels of colour, the student "
-                f"{recipe.colours}; choose another teacher"
-            )
+        for what in ("colours", "channels", "unshuffle"):
+            theirs, ours = getattr(network, what), getattr(recipe, what)
+            if theirs != ours:
+                raise BadOption(
+                    f"{recipe.name}: the teacher has {what} {theirs}, the student {ours}, and their "
+                    "features cannot be compared; choose another teacher"
+                )
         network.load_state_dict(teacher)
         network.requires_grad_(False).eval()
         self._teacher = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -122,10 +123,16 @@ def scale_noise(
     return clean_NCHW + (noisy_NCHW - clean_NCHW) * (wanted / sigma.clamp_min(1e-6))
 
 
+# Samples that the head sees, to colours and side of the pixel blocks.
+_HEADS = {1: (1, 1), 3: (3, 1), 4: (1, 2), 12: (3, 2)}
+
+
 def network_of(weights: dict[str, Tensor]) -> MDRN:
     """Return an MDRN of the size that `weights` have (not loaded)."""
     places = [re.match(r"msag\.0_0\.blocks\.(\d+)\.", name) for name in weights]
     blocks = 1 + max((int(m[1]) for m in places if m), default=-1)
-    if blocks == 0 or "head.weight" not in weights:
+    head = weights.get("head.weight")
+    if blocks == 0 or head is None or head.shape[1] not in _HEADS:
         raise BadOption("teacher: not the weights of an MDRN; choose another teacher")
-    return MDRN(weights["head.weight"].shape[1], blocks)
+    colours, unshuffle = _HEADS[head.shape[1]]
+    return MDRN(colours, blocks, channels=head.shape[0], unshuffle=unshuffle)

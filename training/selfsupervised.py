@@ -155,6 +155,7 @@ def learn(
     """
     folder.mkdir(parents=True, exist_ok=True)
     device = torch.device(options.device)
+    inputs = _digest(sigma, init, planes, clean)
     data = _Data([torch.from_numpy(np.ascontiguousarray(p, np.float32)) for p in planes], options)
     log = _Log(folder, progress)
     dbsn = DBSN(planes[0].shape[0], options.channels, options.blocks).to(device)
@@ -173,7 +174,7 @@ def learn(
         return float(torch.stack(errors).mean())
 
     backbone = [(n, p) for n, p in named if n.split(".")[0] not in ("mean_net", "noise_net")]
-    first = _Stage("mean", dbsn, MuonAdam(backbone, outer), (0.02, 1e-3), mean_loss, mean_score)
+    first = _Stage("mean", dbsn, MuonAdam(backbone, outer), (0.02, 1e-3), mean_loss, mean_score, inputs)
     first.run(folder, options, log)
 
     def noise_loss(step: int) -> Tensor:
@@ -184,7 +185,7 @@ def learn(
         values = [negative_log_likelihood(x, dbsn(x)).mean() for x in data.held(device)]
         return float(torch.stack(values).mean())
 
-    second = _Stage("noise", dbsn, MuonAdam(named, outer), (0.004, 1e-3), noise_loss, noise_score)
+    second = _Stage("noise", dbsn, MuonAdam(named, outer), (0.004, 1e-3), noise_loss, noise_score, inputs)
     second.run(folder, options, log)
 
     with torch.no_grad():
@@ -212,16 +213,25 @@ def learn(
 
     before = student_score()
     third = _Stage(
-        "student", student, MuonAdam(student.named_parameters()), (0.005, 3e-4), student_loss, student_score
+        "student",
+        student,
+        MuonAdam(student.named_parameters()),
+        (0.005, 3e-4),
+        student_loss,
+        student_score,
+        inputs,
     )
     after = third.run(folder, options, log, best=before)
-    held_denoised = lambda x: bayes(dbsn, x[0], level, False)[None]  # noqa: E731
+
+    def teacher(noisy: Tensor) -> Tensor:
+        return bayes(dbsn, noisy[0], level, bf16=False)[None]
+
     return Learnt(
         {k: v.detach().cpu() for k, v in student.state_dict().items()},
         255 * level,
         _decibels(before),
         _decibels(after),
-        _decibels(sure([*data.held(device)], held_denoised, level)),
+        _decibels(sure([*data.held(device)], teacher, level)),
         after < before,
     )
 
@@ -362,11 +372,12 @@ class _Stage:
     rates: tuple[float, float]  # Muon, Adam
     loss: Callable[[int], Tensor]
     score: Callable[[], float]
+    inputs: str  # digest of what is learnt from: a state of other pictures is not gone on from
 
     def run(self, folder: Path, options: SelfOptions, log: _Log, best: float = math.inf) -> float:
         """Train to the end of the stage; the network then has the best weights seen."""
         file = folder / f"{self.name}.safetensors"
-        identity = json.dumps([dataclasses.asdict(options), best if math.isfinite(best) else None])
+        identity = json.dumps([dataclasses.asdict(options), self.inputs])
         step, total, champion = 0, 0, _copy(self.network)
         if file.is_file():
             with safe_open(file, "pt") as state:
@@ -438,6 +449,17 @@ class _Log:
         print(f"{stage} {step}/{total}: {shown}", file=sys.stderr, flush=True)
         if self._progress is not None:
             self._progress(stage, step, total)
+
+
+def _digest(sigma: float, init: dict[str, Tensor], planes: Sequence[_Plane], clean: Sequence[_Plane]) -> str:
+    digest = hashlib.sha256(repr(sigma).encode())
+    for name in sorted(init):
+        digest.update(init[name].numpy().tobytes())
+    for kind in (planes, clean):
+        for plane in kind:
+            digest.update(f"{plane.shape}".encode())
+            digest.update(np.ascontiguousarray(plane, np.float32).data)
+    return digest.hexdigest()
 
 
 def _copy(network: torch.nn.Module) -> dict[str, Tensor]:
@@ -513,7 +535,7 @@ def train_on(
         A bad name, no usable picture, pictures that differ in kind, or noise that is correlated
         from pixel to pixel: a blind-spot network would take it for signal.
     """
-    from mdrn_plugin.zoo import own_folder
+    from mdrn_plugin.zoo import own_folder, shipped
 
     if not _NAME.fullmatch(name) or name.startswith("mdrn-"):
         raise BadOption(
@@ -523,7 +545,7 @@ def train_on(
     options = SelfOptions(name=name, minutes=minutes, **how)
     planes, sigma, model, references = _seen_by_networks(sources, clean)
     target = Path(folder) if folder is not None else own_folder()
-    init = _weights(model)
+    init = dict(shipped().load_plain(model).state_dict())
     learnt = learn(planes, sigma, init, target / f"{name}.run", options, clean=references, progress=progress)
     _enter(target, name, learnt, options, planes, model)
     return learnt
@@ -570,15 +592,6 @@ def _picture(source: Any) -> tuple[Picture, str]:
     if isinstance(source, Picture):
         return source, "a picture"
     return mdrn_plugin.read(source), os.fspath(source)
-
-
-def _weights(model: str) -> dict[str, Tensor]:
-    from mdrn_plugin.zoo import read_weights, shipped
-
-    zoo = shipped()
-    descriptor = zoo.get(model)
-    tensors = read_weights(zoo.folder / descriptor.file, descriptor.sha256)
-    return {k: v.float() for k, v in tensors.items()}
 
 
 def _enter(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mdrn_plugin.errors import BadOption, MdrnError
+from mdrn_plugin.zoo import shipped
 
 from .loop import RunOptions, Stopped, state_of, train
 from .recipe import load_recipe, recipe_names
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
     from .data import Pack
     from .recipe import Recipe
-
-SHIPPED = Path(__file__).resolve().parent.parent / "weights"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -45,12 +44,17 @@ def find_weights(name: str, runs: Path, what: str = "init") -> dict[str, Tensor]
     """
     from safetensors.torch import load_file
 
-    choices = [Path(name), runs / name / f"{name}.safetensors", SHIPPED / f"{name}.safetensors"]
-    for path in choices:
+    file = runs / name / f"{name}.safetensors"
+    for path in (Path(name), file):
         if path.suffix == ".safetensors" and path.is_file():
             return {k: v.float() for k, v in load_file(path).items()}
-    places = ", ".join(str(p) for p in choices[1:])
-    raise BadOption(f"{what} {name!r}: no weights found at {places}; train that model first, or name a file")
+    zoo = shipped()
+    if any(d.name == name for d in zoo.descriptors):
+        return dict(zoo.load_plain(name).state_dict())
+    raise BadOption(
+        f"{what} {name!r}: no weights found at {file} nor among those that ship; "
+        "train that model first, or name a file"
+    )
 
 
 def needs(recipe: Recipe) -> list[str]:
@@ -77,8 +81,7 @@ def order(pattern: str, runs: Path, names: list[str] | None = None) -> list[Reci
     BadOption
         Nothing matches, or recipes need each other in a circle.
     """
-    recipes = {name: load_recipe(name) for name in names or recipe_names()}
-    by_name = {recipe.name: recipe for recipe in recipes.values()}
+    by_name = {r.name: r for r in map(load_recipe, names or recipe_names())}
     wanted = [name for name in by_name if fnmatch.fnmatchcase(name, pattern)]
     if not wanted:
         raise BadOption(f"--only {pattern!r}: no recipe matches; there are {', '.join(by_name)}")
@@ -172,7 +175,9 @@ def table(rows: list[Row]) -> str:
 
 
 def _exists(name: str, runs: Path) -> bool:
-    return any((folder / f"{name}.safetensors").is_file() for folder in (runs / name, SHIPPED))
+    return (runs / name / f"{name}.safetensors").is_file() or any(
+        d.name == name for d in shipped().descriptors
+    )
 
 
 def _row(recipe: Recipe, folder: Path, outcome: str) -> Row:

@@ -130,15 +130,20 @@ class Settings:
 
     def digest(self) -> str:
         """Return what the ledger compares: options, program version, weights."""
-        from mdrn_plugin.zoo import shipped
+        from mdrn_plugin.zoo import available, shipped
 
+        # All that the plan may choose from, and the user's own only if it is the one asked for: that
+        # they trained another must not make every finished file count as undone.
+        weights = [d.sha256 for d in shipped().descriptors]
+        if self.options.model is not None:
+            weights.append(available().get(self.options.model).sha256)
         return settings_digest(
             {
                 "options": dataclasses.asdict(self.options),
                 "range": dataclasses.asdict(self.value_range) if self.value_range else None,
                 "same_noise": self.same_noise,
                 "version": __version__,
-                "weights": [d.sha256 for d in shipped().descriptors],
+                "weights": weights,
             }
         )
 

@@ -106,7 +106,7 @@ def test_teacher_is_frozen_and_holds_the_student_at_its_features(pictures: Path,
     [
         ({"distillation": "fitnet"}, 1, "expected one of hads, hmds"),
         ({"distillation": "hmds"}, 1, "teacher_sigma_255"),
-        ({}, 3, "3 channels of colour"),
+        ({}, 3, "teacher has colours 3, the student 1"),
     ],
 )
 def test_distiller_refuses_what_cannot_teach(change: dict[str, str], colours: int, message: str) -> None:
@@ -114,6 +114,16 @@ def test_distiller_refuses_what_cannot_teach(change: dict[str, str], colours: in
         Distiller(dataclasses.replace(HADS, **change), _teacher(colours=colours), CPU)
     with pytest.raises(BadOption, match="not the weights of an MDRN"):
         Distiller(HADS, {"x": torch.zeros(1)}, CPU)
+
+
+def test_teacher_of_another_form_is_refused() -> None:
+    fast = dataclasses.replace(TINY, channels=8, unshuffle=2)
+    weights = dict(build_network(fast).state_dict())
+    network = network_of(weights)
+    assert (network.colours, network.channels, network.unshuffle, network.n_blocks) == (1, 8, 2, 1)
+    network.load_state_dict(weights)
+    with pytest.raises(BadOption, match="has channels 8, the student 64"):
+        Distiller(HADS, weights, CPU)
 
 
 def test_distillation_without_a_teacher_says_so(pictures: Path, tmp_path: Path) -> None:

@@ -158,6 +158,17 @@ def test_train_divergence_without_checkpoint_says_what_to_do(
         train(TINY, open_pack(pictures, tmp_path / "cache"), RunOptions(tmp_path / "run"))
 
 
+def test_clip_norm_shortens_what_adam_sees(pictures: Path, tmp_path: Path) -> None:
+    """A gradient far below Adam's epsilon hardly moves the biases; Muon does not mind its length."""
+    pack, moved = open_pack(pictures, tmp_path / "cache"), {}
+    for clip in (0.0, 1e-11):
+        recipe = dataclasses.replace(TINY, steps=10, clip_norm=clip, ema=0.0)
+        path = train(recipe, pack, RunOptions(tmp_path / f"run{clip}"))
+        weights = load_file(path)
+        moved[clip] = max(float(v.float().abs().max()) for k, v in weights.items() if k.endswith(".bias"))
+    assert moved[1e-11] < 0.1 * moved[0.0]
+
+
 def test_resume_with_another_recipe_is_refused(pictures: Path, tmp_path: Path) -> None:
     pack = open_pack(pictures, tmp_path / "cache")
     short = dataclasses.replace(TINY, steps=10)
@@ -248,6 +259,8 @@ def test_command_lists_recipes_and_refuses_kindly(capsys: pytest.CaptureFixture[
     assert "expected a folder" in capsys.readouterr().err
     assert main(["run", "mdrn-2b-gray-0-10", "--data", str(tmp_path), "--init", "nobody"]) == 2
     assert "train that model first" in capsys.readouterr().err
+    assert main(["run", "mdrn-2b-gray-0-90", "--data", str(tmp_path), "--teacher", "mdrn-2b-gray-10-20"]) == 2
+    assert "has no distillation" in capsys.readouterr().err
 
 
 def test_training_runs_from_a_bare_tree(root: Path, tmp_path: Path) -> None:

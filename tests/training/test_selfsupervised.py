@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ import torch
 import mdrn_plugin
 from mdrn_plugin.errors import BadOption
 from mdrn_plugin.networks.dbsn import DBSN, posterior
+from mdrn_plugin.training import selfsupervised
 from mdrn_plugin.training.command import main
-from mdrn_plugin.training.selfsupervised import bayes, sure, train_on
+from mdrn_plugin.training.selfsupervised import Learnt, bayes, sure, train_on
 from mdrn_plugin.zoo import available
 
 QUICK = {"steps": (3, 2, 2), "channels": 8, "blocks": 1, "batch": 4, "patch": 32}
@@ -91,6 +93,13 @@ def test_train_on_again_goes_on_from_what_is_done(noisy: list[Path], tmp_path: P
     assert all(torch.equal(first.weights[k], again.weights[k]) for k in first.weights)
 
 
+def test_train_on_other_pictures_under_the_same_name_begins_anew(noisy: list[Path], tmp_path: Path) -> None:
+    train_on(noisy[:1], "mine", folder=tmp_path, **QUICK)
+    lines = (tmp_path / "mine.run/log.jsonl").read_text().splitlines()
+    train_on(noisy[1:2], "mine", folder=tmp_path, **QUICK)
+    assert len((tmp_path / "mine.run/log.jsonl").read_text().splitlines()) == 2 * len(lines)
+
+
 def test_train_on_colour_with_clean_pictures(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     colour = np.stack([_clean(k, 96) for k in range(3)], -1)
@@ -129,6 +138,33 @@ def test_self_command(noisy: list[Path], tmp_path: Path, capsys: pytest.CaptureF
     command = ["self", *map(str, noisy), "--name", "mine", "--models", str(tmp_path / "m")]
     assert main([*command[:1], str(tmp_path / "none"), *command[-4:]]) == 2
     assert "no such file or folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_self_command_says_what_came_out(
+    kept: bool,
+    noisy: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def learn(sources: list[Path], name: str, **how: Any) -> Learnt:
+        asked.update(how, sources=sources, name=name)
+        return Learnt({}, 25.04, 29.0, 29.5 if kept else 29.0, 28.0, kept)
+
+    monkeypatch.setattr(selfsupervised, "train_on", learn)
+    (tmp_path / "notes.txt").touch()  # a folder is searched for pictures only
+    command = ["self", str(tmp_path), "--name", "mine", "--minutes", "7", "--clean", str(noisy[0])]
+    assert main([*command, "--models", str(tmp_path / "m"), "--reference"]) == 0
+    assert asked["sources"] == noisy
+    assert (asked["name"], asked["minutes"], asked["clean"]) == ("mine", 7, noisy[:1])
+    assert (asked["channels"], asked["blocks"], asked["folder"]) == (96, 8, tmp_path / "m")
+    told = capsys.readouterr().out
+    assert "noise 25.0/255" in told
+    assert ("+0.50 dB against the shipped model; use it with --model mine" in told) == kept
+    assert ("no better than the shipped model" in told) != kept
 
 
 @pytest.mark.slow
