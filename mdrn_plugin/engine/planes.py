@@ -53,7 +53,7 @@ def run_plan(
     Plan
         As it was carried out: smaller tiles or another device if memory ran out, with a note.
     """
-    jobs = [_job(plan, step, zoo) for step in plan.steps]
+    jobs = [job_of(plan, step, zoo) for step in plan.steps]
     routes = [Route(step.curves, step.spectra) if step.curves else None for step in plan.steps]
     planes = list(picture.planes())
     height, width = picture.length("Y"), picture.length("X")
@@ -110,7 +110,8 @@ def network_planes(picture: Picture, plan: Plan) -> Iterator[tuple[Step, NDArray
             yield step, np.moveaxis(((values - step.black) * step.gain).astype(np.float32), 2, 0)
 
 
-def _job(plan: Plan, step: Step, zoo: Zoo) -> Job | None:
+def job_of(plan: Plan, step: Step, zoo: Zoo) -> Job | None:
+    """Return what the engine needs for one step; None if the channel is passed through."""
     if step.model is None:
         return None
     return Job(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mdrn_plugin.engine.run import count_tiles, run_plane, store
-from mdrn_plugin.engine.tiles import Tile, cut
+from mdrn_plugin.engine.tiles import Tile, Window, cut
 from mdrn_plugin.noise.correlation import SIDE, filling_noise, put_detail_back
 from mdrn_plugin.noise.stabilise import stabiliser
 
@@ -70,6 +70,7 @@ def run_route(
     job: Job,
     route: Route,
     *,
+    window: Window | None = None,
     tile_done: Callable[[], None] | None = None,
     stop: Stop | None = None,
 ) -> Job:
@@ -77,8 +78,8 @@ def run_route(
 
     Parameters
     ----------
-    source_HWC, target_HWC, tile_done, stop
-        As of `run_plane`.
+    source_HWC, target_HWC, window, tile_done, stop
+        As of `run_plane`; a window begins at a multiple of `grid_of`.
     job : Job
         Black, gain and fill are those of the stabilised values.
     route : Route
@@ -86,7 +87,7 @@ def run_route(
     """
     height, width = source_HWC.shape[:2]
     inner = dataclasses.replace(job, strength=1.0, saturate=None)
-    for piece in _pieces(height, width, job):
+    for piece in _pieces(height, width, job, window):
         z_HWC = np.asarray(source_HWC[piece.read_top : piece.read_bottom, piece.read_left : piece.read_right])
         f_HWC = stabilised(z_HWC, route)
         d_HWC = np.zeros_like(f_HWC)
@@ -106,11 +107,21 @@ def run_route(
     return dataclasses.replace(job, tile=inner.tile, device=inner.device, precision=inner.precision)
 
 
-def _pieces(height: int, width: int, job: Job) -> Iterator[Tile]:
-    # A grid of 16 for the blocks of the refinement, and the margin that both it and the tiles need.
-    grid = np.lcm(job.stride, SIDE)
-    margin = -(-(job.halo + SIDE) // grid) * grid
-    yield from cut(height, width, _PIECE_PX // grid * grid, int(margin), int(grid))
+def grid_of(stride: int) -> int:
+    """Return what the origins of pieces are multiples of: the network's grid and that of the refinement."""
+    return int(np.lcm(stride, SIDE))
+
+
+def margin_of(halo: int, stride: int) -> int:
+    """Return how many px around a piece are read: the refinement's blocks and the tiles both need some."""
+    grid = grid_of(stride)
+    return -(-(halo + SIDE) // grid) * grid
+
+
+def _pieces(height: int, width: int, job: Job, window: Window | None = None) -> Iterator[Tile]:
+    grid = grid_of(job.stride)
+    margin = margin_of(job.halo, job.stride)
+    yield from cut(height, width, _PIECE_PX // grid * grid, margin, grid, window)
 
 
 def stabilised(z_HWC: NDArray[Any], route: Route) -> NDArray[np.float32]:

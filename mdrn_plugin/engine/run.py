@@ -17,7 +17,8 @@ from torch import Tensor
 
 from mdrn_plugin.engine.device import is_out_of_memory
 from mdrn_plugin.engine.ensemble import eightfold
-from mdrn_plugin.engine.tiles import Tile, cut
+from mdrn_plugin.engine.heap import HEAP
+from mdrn_plugin.engine.tiles import Tile, Window, cut
 from mdrn_plugin.errors import Cancelled, OutOfMemory
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ def run_plane(
     target_HWC: NDArray[Any],
     job: Job,
     *,
+    window: Window | None = None,
     tile_done: Callable[[], None] | None = None,
     stop: Stop | None = None,
 ) -> Job:
@@ -111,6 +113,8 @@ def run_plane(
         Same dtype; may be a view.
     job : Job
         Network, scale, tiles, device.
+    window : Window, optional
+        Compute only this part of the plane.
     tile_done : callable, optional
         Called after every strip of a tile, as often as `count_tiles` says.
     stop : callable, optional
@@ -143,8 +147,10 @@ def run_plane(
                     if stop is not None and stop():
                         raise Cancelled("stopped on request; nothing was written")
 
-                for tile in cut(height, width, job.tile, job.halo, job.stride):
+                for tile in cut(height, width, job.tile, job.halo, job.stride, window):
                     _run_tile(source_HWC, target_HWC, tile, network, job, between)
+                    if job.device == "cpu":
+                        HEAP.after_tile()
                 if begun and tile_done is not None:
                     tile_done()
             return job

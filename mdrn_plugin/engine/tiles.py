@@ -20,7 +20,19 @@ class Tile:
     read_right: int
 
 
-def cut(height: int, width: int, tile: int, halo: int, stride: int) -> list[Tile]:
+@dataclasses.dataclass(frozen=True, slots=True)
+class Window:
+    """The part of a plane that is wanted. All in px, half open."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+
+def cut(
+    height: int, width: int, tile: int, halo: int, stride: int, window: Window | None = None
+) -> list[Tile]:
     """Cut a plane into tiles of at most `tile` kept pixels a side.
 
     Origins are multiples of `stride`, so that the grid of a network that halves its resolution
@@ -36,12 +48,18 @@ def cut(height: int, width: int, tile: int, halo: int, stride: int) -> list[Tile
         Multiples of `stride`.
     stride : int
         Of the network: how many pixels its coarsest level merges along a side.
+    window : Window, optional
+        Only this part is kept, of the halo all that the plane has. Its upper left corner lies on the grid
+        of `stride`, so that what is computed for it is aligned as it is for the whole plane.
     """
+    window = window or Window(0, height, 0, width)
+    if window.top % stride or window.left % stride:
+        raise AssertionError(f"{window} must begin at multiples of {stride}")
     if tile % stride or halo % stride or tile <= 0 or halo < 0:
         raise AssertionError(f"tile {tile} and halo {halo} must be multiples of {stride}")
     tiles = []
-    for top, bottom in _spans(height, tile, stride):
-        for left, right in _spans(width, tile, stride):
+    for top, bottom in _spans(window.top, window.bottom, tile, stride):
+        for left, right in _spans(window.left, window.right, tile, stride):
             tiles.append(
                 Tile(
                     top,
@@ -57,8 +75,9 @@ def cut(height: int, width: int, tile: int, halo: int, stride: int) -> list[Tile
     return tiles
 
 
-def _spans(length: int, tile: int, stride: int) -> list[tuple[int, int]]:
+def _spans(start: int, end: int, tile: int, stride: int) -> list[tuple[int, int]]:
+    length = end - start
     count = -(-length // tile)
     units = -(-length // stride)
-    edges = [min(length, stride * (units * k // count)) for k in range(count)] + [length]
+    edges = [start + min(length, stride * (units * k // count)) for k in range(count)] + [end]
     return [(a, b) for a, b in itertools.pairwise(edges) if b > a]
