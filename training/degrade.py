@@ -1,9 +1,262 @@
-"""Noise put on clean pictures for training."""
+"""Noise put on clean pictures for training.
+
+Three kinds: white Gaussian noise (`add_awgn`); RAW mosaics of a simulated sensor; and finished
+photographs of a simulated camera, whose noise went through demosaicing, the camera's own noise
+reduction, tone curve and JPEG. Everything is a function of (seed, step) and of the place in the batch.
+
+Shapes: N pictures, C channels, H rows, W columns; white = 1.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor
+from torch.nn import functional
+
+from mdrn_plugin.errors import BadOption
+
+from .camera import Cameras, add_sensor_noise, draw_cameras, draw_noise, process, unprocess
+from .jpeg import jpeg, mix_channels
+from .mosaic import BAYER, demosaic, mosaic, pack
+
+KINDS = ("awgn", "raw", "camera-jpeg")
+
+# px by which a crop must be larger than the patch, so that the patch's borders have been computed
+# from true neighbours and the grid of JPEG blocks begins anywhere.
+_MARGIN = 8
+
+_LEAST_SIGMA_255 = 0.3  # a camera's lowest; below, 8 bits drown it
+_QUALITY = (78, 98)  # phones write 80 to 95
+_PLAIN_SHARE = 0.1  # of the photographs are not JPEG
+_SUBSAMPLED_SHARE = 0.65  # of the batches are 4:2:0
+_XTRANS_SHARE = 0.1  # of the batches
+_SMOOTHED_SHARE = 0.6  # of the cameras reduce noise themselves
+_SHARPENED_SHARE = 0.3
+_TAPS = 6  # px, radius of the kernels of the camera's own filters
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Pair:
+    """What a network is shown, and what it should say.
+
+    Attributes
+    ----------
+    noisy, clean : Tensor (N, C, H, W)
+        White = 1.
+    sigma : Tensor (N, 1, 1, 1)
+        Noise level, 0..255: of the Gaussian, of a RAW's mid grey, or the measured root mean square
+        of the difference for photographs.
+    std : Tensor, optional
+        Standard deviation of each RAW value, as the noise line gives it for the noisy value.
+    """
+
+    noisy: Tensor
+    clean: Tensor
+    sigma: Tensor
+    std: Tensor | None = None
+
+    def to(self, device: torch.device) -> Pair:
+        """Move all of it; what the network is shown in channels_last order."""
+        return Pair(
+            _placed(self.noisy, device),
+            self.clean.to(device),
+            self.sigma.to(device),
+            None if self.std is None else _placed(self.std, device),
+        )
+
+
+def _placed(x_NCHW: Tensor, device: torch.device) -> Tensor:
+    return x_NCHW.to(device).contiguous(memory_format=torch.channels_last)
+
+
+def margin(kind: str) -> int:
+    """Return by how many px the crops for a kind of noise must be larger than the patch."""
+    if kind not in KINDS:
+        raise BadOption(f"degrade: expected one of {', '.join(KINDS)}, got {kind!r}; mend the recipe")
+    return _MARGIN if kind == "camera-jpeg" else 0
+
+
+def degrade(
+    kind: str,
+    x_NCHW: Tensor,
+    sigma_255: tuple[float, float],
+    seed: int,
+    step: int,
+    batch: int | None = None,
+    share: slice = slice(None),
+    *,
+    packed: bool = True,
+) -> Pair:
+    """Make training pairs.
+
+    Parameters
+    ----------
+    kind : str
+        "awgn", "raw" or "camera-jpeg".
+    x_NCHW : Tensor
+        Clean pictures, 0..1; sRGB for the last two kinds; `margin` px larger than the pairs.
+    sigma_255 : pair of float
+        Lowest and highest noise, 0..255 scale: for cameras, that of mid grey in the RAW.
+    seed, step, batch, share
+        As for `add_awgn`.
+    packed : bool
+        RAW as four planes of half the size; otherwise a mosaic.
+    """
+    if kind == "awgn":
+        noisy, sigma = add_awgn(x_NCHW, sigma_255, seed, step, batch, share)
+        return Pair(noisy, x_NCHW, sigma)
+    batch = batch or x_NCHW.shape[0]
+    generator = torch.Generator().manual_seed(_mix(seed, step))
+    cameras = draw_cameras(batch, generator).part(share)
+    levels = _draw_levels(batch, sigma_255, generator)
+    gain, offset = (v[share] for v in draw_noise(levels, generator))
+    each = [torch.Generator().manual_seed(_mix(seed + 1, step * batch + k)) for k in range(batch)[share]]
+    raw = unprocess(x_NCHW, cameras)
+    if kind == "raw":
+        return _raw_pair(raw, gain, offset, levels[share], each, packed=packed)
+    look = _draw_look(batch, generator)
+    return _photograph(raw, cameras, gain, offset, each, look, share)
+
+
+def _draw_levels(batch: int, sigma_255: tuple[float, float], generator: torch.Generator) -> Tensor:
+    """Draw levels, more low ones than high ones: a camera's steps of ISO are factors, not sums."""
+    low, high = (max(_LEAST_SIGMA_255, s) for s in sigma_255)
+    return low + (high - low) * torch.rand(batch, generator=generator).square()
+
+
+def sensor_noise(
+    x_NCHW: Tensor, gain: Tensor, offset: Tensor, each: list[torch.Generator], *, row_share: float = 0.0
+) -> Tensor:
+    """Return RAW pictures with the noise of a sensor each; see `camera.add_sensor_noise`."""
+    noisy = [
+        add_sensor_noise(x, float(a), float(b), g, row_share=row_share)
+        for x, a, b, g in zip(x_NCHW, gain, offset, each, strict=True)
+    ]
+    return torch.stack(noisy)
+
+
+def _raw_pair(
+    raw_N3HW: Tensor,
+    gain: Tensor,
+    offset: Tensor,
+    levels: Tensor,
+    each: list[torch.Generator],
+    *,
+    packed: bool,
+) -> Pair:
+    clean = mosaic(raw_N3HW)
+    noisy = sensor_noise(clean, gain, offset, each)
+    if packed:
+        clean, noisy = pack(clean), pack(noisy)
+    std = std_map(noisy, gain[:, None, None, None], offset[:, None, None, None])
+    return Pair(noisy, clean, levels[:, None, None, None], std)
+
+
+def std_map(noisy_NCHW: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
+    """Return the standard deviation of each RAW value: the root of gain · value + offset."""
+    return (gain * noisy_NCHW.clamp(0, 1) + offset).sqrt()
+
+
+# ---- photographs -----------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Look:
+    """What a camera does to its picture after the colours; one value per picture or per batch."""
+
+    pattern: str
+    luma_px: Tensor  # width of the camera's own smoothing
+    chroma_px: Tensor
+    luma_share: Tensor  # of the noise that it takes away at high frequencies
+    chroma_share: Tensor
+    sharpening: Tensor
+    quality: Tensor
+    plain: Tensor  # bool: not JPEG
+    subsample: bool
+    offset: tuple[int, int]
+
+
+def _draw_look(batch: int, generator: torch.Generator) -> _Look:
+    u = torch.rand(8, batch, generator=generator)
+    of_batch = torch.rand(3, generator=generator)
+    smoothed = (u[0] < _SMOOTHED_SHARE).float()
+    offset = torch.randint(16, (2,), generator=generator)
+    which = int(torch.randint(len(BAYER), (1,), generator=generator))
+    return _Look(
+        pattern="XTRANS" if float(of_batch[0]) < _XTRANS_SHARE else BAYER[which],
+        luma_px=0.4 + 1.8 * u[1],
+        chroma_px=0.6 + 2.9 * u[2],
+        luma_share=smoothed * (0.2 + 0.8 * u[3]),
+        chroma_share=smoothed * (0.4 + 0.6 * u[4]),
+        sharpening=(u[5] < _SHARPENED_SHARE) * (u[5] / _SHARPENED_SHARE),
+        quality=(_QUALITY[0] + (_QUALITY[1] - _QUALITY[0]) * u[6]).round(),
+        plain=u[7] < _PLAIN_SHARE,
+        subsample=float(of_batch[1]) < _SUBSAMPLED_SHARE,
+        offset=(int(offset[0]), int(offset[1])),
+    )
+
+
+def _photograph(
+    raw_N3HW: Tensor,
+    cameras: Cameras,
+    gain: Tensor,
+    offset: Tensor,
+    each: list[torch.Generator],
+    look: _Look,
+    share: slice,
+) -> Pair:
+    """Develop a RAW with noise and without; only the noisy one becomes JPEG."""
+    mosaiced = mosaic(raw_N3HW, look.pattern)
+    noisy = sensor_noise(mosaiced, gain, offset, each)
+    count = raw_N3HW.shape[0]
+    both = demosaic(torch.cat([mosaiced, noisy]), look.pattern)
+    clean, noisy = (process(x, cameras) for x in (both[:count], both[count:]))
+    noise = _smooth_noise(noisy - clean, look, share)
+    sharpening = look.sharpening[share][:, None, None, None]
+    if bool((sharpening > 0).any()):
+        width = torch.ones(count, 3)
+        both = torch.cat([clean, noise], 1)
+        soft = torch.cat([_blur(clean, width), _blur(noise, width)], 1)
+        both = both + sharpening * (both - soft)
+        clean, noise = both[:, :3].clamp(0, 1), both[:, 3:]
+    shown = (clean + noise).clamp(0, 1)
+    plain = look.plain[share][:, None, None, None]
+    coded = jpeg(shown, look.quality[share], subsample=look.subsample, offset=look.offset)
+    noisy = torch.where(plain, (shown * 255).round() / 255, coded)
+    inner = slice(_MARGIN // 2, -_MARGIN // 2)
+    noisy, clean = noisy[..., inner, inner], clean[..., inner, inner]
+    level = 255 * (noisy - clean).square().mean((1, 2, 3), keepdim=True).sqrt()
+    return Pair(noisy.contiguous(), clean.contiguous(), level)
+
+
+def _smooth_noise(noise_N3HW: Tensor, look: _Look, share: slice) -> Tensor:
+    """Smooth noise as a camera's noise reduction does: coarser in colour than in brightness.
+
+    A camera spares edges, so its picture of the scene hardly changes and what is left of the noise
+    is what a blur leaves: here the noise alone is blurred.
+    """
+    luma, chroma = look.luma_share[share], look.chroma_share[share]
+    if not bool((luma > 0).any()):
+        return noise_N3HW
+    to_ycc = torch.tensor(((0.299, 0.587, 0.114), (-0.1687, -0.3313, 0.5), (0.5, -0.4187, -0.0813)))
+    ycc = mix_channels(noise_N3HW, to_ycc)
+    widths = torch.stack([look.luma_px[share], look.chroma_px[share], look.chroma_px[share]], 1)
+    shares = torch.stack([luma, chroma, chroma], 1)[..., None, None]
+    return mix_channels(torch.lerp(ycc, _blur(ycc, widths), shares), torch.linalg.inv(to_ycc))
+
+
+def _blur(x_NCHW: Tensor, width_NC: Tensor) -> Tensor:
+    """Blur each plane by a Gaussian of its own width, px; borders are mirrored."""
+    planes = x_NCHW.flatten(0, 1)[None]
+    t = torch.arange(-_TAPS, _TAPS + 1)
+    line = torch.exp(-(t**2) / (2 * width_NC.reshape(-1, 1) ** 2))
+    line = line / line.sum(1, keepdim=True)
+    count = planes.shape[1]
+    padded = functional.pad(planes, (_TAPS, _TAPS, _TAPS, _TAPS), mode="reflect")
+    rows = functional.conv2d(padded, line[:, None, :, None], groups=count)
+    return functional.conv2d(rows, line[:, None, None, :], groups=count).reshape(x_NCHW.shape)
 
 
 def add_awgn(

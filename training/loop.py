@@ -30,7 +30,7 @@ from mdrn_plugin.files import lock_byte, write_bytes
 from mdrn_plugin.networks.mdrn import CHANNELS, MDRN
 
 from .data import CropRules, Crops, Pack, whole_pictures
-from .degrade import add_awgn
+from .degrade import degrade, margin
 from .distil import Distiller
 from .losses import get_loss
 from .optim import MuonAdam
@@ -227,9 +227,8 @@ class _Trainer:
         kept, used = pack.select(recipe.validation)
         if not kept:  # no such folder: keep every 25th picture
             kept, used = used[::25], [i for k, i in enumerate(used) if k % 25]
-        rules = CropRules(
-            recipe.patch, recipe.colours, recipe.rescale, shuffle_colours=recipe.shuffle_colours
-        )
+        side = recipe.patch + margin(recipe.degrade)
+        rules = CropRules(side, recipe.colours, recipe.rescale, shuffle_colours=recipe.shuffle_colours)
         self.crops = Crops(pack, used or kept, rules, recipe.seed)
         self.kept = kept[: recipe.validate_pictures]
         self.network = build_network(recipe)
@@ -352,9 +351,9 @@ class _Trainer:
     def _one_step(self) -> float:
         recipe, step = self.recipe, self.progress.step
         clean = self.crops.batch(step, recipe.batch, self.share)
-        noisy, sigma = add_awgn(clean, recipe.sigma_255, recipe.seed, step, recipe.batch, self.share)
-        clean, noisy, sigma = (t.to(self.device) for t in (clean, noisy, sigma))
-        noisy = noisy.contiguous(memory_format=torch.channels_last)
+        pair = degrade(recipe.degrade, clean, recipe.sigma_255, recipe.seed, step, recipe.batch, self.share)
+        pair = pair.to(self.device)
+        clean, noisy, sigma = pair.clean, pair.noisy, pair.sigma
         with torch.autocast(self.device.type, torch.bfloat16):
             if self.distiller is None:
                 loss = self.loss(self.network(noisy), clean, sigma)
@@ -443,6 +442,12 @@ class _Trainer:
         return path
 
 
+def cut_to_stride(x_NCHW: Tensor, stride: int) -> Tensor:
+    """Cut rows and columns at the end, so that a network can take the picture."""
+    height, width = (n // stride * stride for n in x_NCHW.shape[-2:])
+    return x_NCHW[..., :height, :width]
+
+
 def choose_steps(minutes: float, seconds_per_step: float, warm_up: int) -> int:
     """Turn a time into a number of steps, with two significant digits.
 
@@ -466,11 +471,12 @@ def validate(
     for sigma in recipe.validate_sigma_255:
         total = 0.0
         for k, clean in enumerate(pictures):
-            noisy, _ = add_awgn(clean[None], (sigma, sigma), 10**6 + k, int(sigma * 100))
-            noisy = noisy.to(device, memory_format=torch.channels_last)
+            levels = (sigma, sigma)
+            pair = degrade(recipe.degrade, clean[None], levels, 10**6 + k, int(sigma * 100)).to(device)
+            noisy = cut_to_stride(pair.noisy, network.stride)
             with torch.autocast(device.type, torch.bfloat16):
                 out = network(noisy)
-            total += psnr(out[0].float().cpu(), clean)
+            total += psnr(out.float(), cut_to_stride(pair.clean, network.stride))
         scores[sigma] = round(total / max(1, len(pictures)), 4)
     return scores
 

@@ -46,6 +46,9 @@ class Recipe:
     teacher: str = ""  # name of the model that teaches
     teacher_sigma_255: tuple[float, ...] = ()  # HMDS: noise that the teacher is shown, 0..255
     kdl_weight: float = 0.0  # of the feature distance beside the loss
+    architecture: str = "mdrn"  # key of the networks' registry
+    widths: tuple[int, ...] = ()  # channels of each level, for networks that have several
+    degrade: str = "awgn"  # kind of noise: "awgn", "raw" or "camera-jpeg"; levels in `degrade.Pair`
 
 
 def describe(recipe: Recipe) -> dict[str, Any]:
