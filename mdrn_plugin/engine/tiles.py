@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -33,19 +32,20 @@ class Window:
 def cut(
     height: int, width: int, tile: int, halo: int, stride: int, window: Window | None = None
 ) -> list[Tile]:
-    """Cut a plane into tiles of at most `tile` kept pixels a side.
+    """Cut a plane into tiles, all of which read the same number of rows and of columns.
 
     Origins are multiples of `stride`, so that the grid of a network that halves its resolution
     lies where it lies for the whole plane; the halo is cut at the picture's border, where the
-    network pads tile and whole alike. The tiles of a row (and of a column) are as equal as the
-    stride allows: no slivers at the right and lower border.
+    network pads tile and whole alike. One size for all (the last may lack less than a stride, which
+    the caller pads): buffers and prepared operators fit every tile, there are no slivers at the
+    right and lower border, and those along the border keep what others spend on halo.
 
     Parameters
     ----------
     height, width : int
         Of the plane.
     tile, halo : int
-        Multiples of `stride`.
+        Multiples of `stride`; no tile reads more than ``tile + 2 * halo`` px along a side.
     stride : int
         Of the network: how many pixels its coarsest level merges along a side.
     window : Window, optional
@@ -58,26 +58,25 @@ def cut(
     if tile % stride or halo % stride or tile <= 0 or halo < 0:
         raise AssertionError(f"tile {tile} and halo {halo} must be multiples of {stride}")
     tiles = []
-    for top, bottom in _spans(window.top, window.bottom, tile, stride):
-        for left, right in _spans(window.left, window.right, tile, stride):
-            tiles.append(
-                Tile(
-                    top,
-                    bottom,
-                    left,
-                    right,
-                    max(0, top - halo),
-                    min(height, bottom + halo),
-                    max(0, left - halo),
-                    min(width, right + halo),
-                )
-            )
+    for top, bottom, read_top, read_bottom in _spans(window.top, window.bottom, height, tile, halo, stride):
+        for left, right, read_left, read_right in _spans(
+            window.left, window.right, width, tile, halo, stride
+        ):
+            tiles.append(Tile(top, bottom, left, right, read_top, read_bottom, read_left, read_right))
     return tiles
 
 
-def _spans(start: int, end: int, tile: int, stride: int) -> list[tuple[int, int]]:
-    length = end - start
-    count = -(-length // tile)
-    units = -(-length // stride)
-    edges = [start + min(length, stride * (units * k // count)) for k in range(count)] + [end]
-    return [(a, b) for a, b in itertools.pairwise(edges) if b > a]
+def _spans(
+    start: int, end: int, length: int, tile: int, halo: int, stride: int
+) -> list[tuple[int, int, int, int]]:
+    """Return (kept from, kept to, read from, read to) along one side of the plane."""
+    first, last = max(0, start - halo), min(length, end + halo)
+    count = -(-(last - first - 2 * halo) // tile)  # the fewest that read tile + 2 halo at most
+    if count <= 1:
+        return [(start, end, first, last)]
+    units = -(-(last - first) // stride)  # what is read in all, in strides
+    rim = 2 * halo // stride
+    read = -(-(units + rim * (count - 1)) // count)
+    begins = [first + stride * ((units - read) * k // (count - 1)) for k in range(count)]
+    edges = [start, *(begin + halo for begin in begins[1:]), end]
+    return [(edges[k], edges[k + 1], begins[k], min(last, begins[k] + stride * read)) for k in range(count)]

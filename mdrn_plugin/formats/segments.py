@@ -167,7 +167,7 @@ def strip_rows(shape: tuple[int, ...], dtype: np.dtype[Any], layout: Layout) -> 
     return min(shape[0], max(1, _STRIP_BYTES // max(1, shape[1] * samples * dtype.itemsize)))
 
 
-def _segments(page: NDArray[Any], layout: Layout, order: str) -> Iterator[bytes]:
+def _segments(page: NDArray[Any], layout: Layout, order: str) -> Iterator[bytes | memoryview]:
     encode = _encoder(layout.compression)
     parts = [page[..., s] for s in range(page.shape[2])] if page.ndim == 3 and layout.planar else [page]
     for part in parts:
@@ -185,7 +185,7 @@ def _segments(page: NDArray[Any], layout: Layout, order: str) -> Iterator[bytes]
                 yield encode(_block_bytes(part[y : y + rows], layout, order), part.dtype)
 
 
-def _block_bytes(block: NDArray[Any], layout: Layout, order: str) -> bytes:
+def _block_bytes(block: NDArray[Any], layout: Layout, order: str) -> bytes | memoryview:
     if block.dtype.kind == "b":
         return np.packbits(block, axis=1).tobytes()
     if layout.predictor == 2:
@@ -199,10 +199,11 @@ def _block_bytes(block: NDArray[Any], layout: Layout, order: str) -> bytes:
         native = np.ascontiguousarray(block.astype(block.dtype.newbyteorder("=")))
         coded = imagecodecs.floatpred_encode(native, axis=1)
         return bytes(coded.tobytes())
-    return ordered(block, order).tobytes()
+    # Not a copy where none is needed: an uncompressed page is one block.
+    return np.ascontiguousarray(ordered(block, order)).reshape(-1).view(np.uint8).data
 
 
-def _encoder(compression: int) -> Callable[[bytes, np.dtype[Any]], bytes]:
+def _encoder(compression: int) -> Callable[[bytes | memoryview, np.dtype[Any]], bytes | memoryview]:
     if compression == NONE:
         return lambda data, dtype: data
     import imagecodecs

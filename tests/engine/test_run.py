@@ -196,7 +196,7 @@ def test_run_plane_stop_between_tiles() -> None:
         asked.append(True)
         return len(asked) > 2
 
-    pixels = np.zeros((64, 64, 1), np.float32)
+    pixels = np.zeros((160, 96, 1), np.float32)
     done: list[int] = []
     with pytest.raises(Cancelled):
         run_plane(

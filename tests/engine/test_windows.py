@@ -22,9 +22,7 @@ def job() -> Job:
     return Job(network=network, black=0.0, gain=1.0, tile=64, halo=halo, stride=16)
 
 
-@given(
-    st.integers(1, 400), st.integers(1, 400), st.integers(0, 12), st.integers(0, 12), st.integers(1, 6)
-)
+@given(st.integers(1, 400), st.integers(1, 400), st.integers(0, 12), st.integers(0, 12), st.integers(1, 6))
 def test_cut_window_covers_it_once_and_stays_on_the_grid(
     height: int, width: int, top: int, left: int, side: int
 ) -> None:
@@ -38,8 +36,8 @@ def test_cut_window_covers_it_once_and_stays_on_the_grid(
     for tile in cut(height, width, 32, 16, 16, window):
         kept[tile.top : tile.bottom, tile.left : tile.right] += 1
         assert tile.top % 16 == tile.left % 16 == 0
-        assert tile.read_top == max(0, tile.top - 16)
-        assert tile.read_bottom == min(height, tile.bottom + 16)
+        assert tile.read_top <= max(0, tile.top - 16)
+        assert min(height, tile.bottom + 16) <= tile.read_bottom <= min(height, window.bottom + 16)
     inside = np.zeros_like(kept)
     inside[window.top : window.bottom, window.left : window.right] = 1
     np.testing.assert_array_equal(kept, inside)
