@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mdrn_plugin import __version__
+from mdrn_plugin.cli_options import Signals, options_of, parse_range, processing_options
+from mdrn_plugin.cli_volumes import add_volume_commands
 from mdrn_plugin.errors import (
     EXIT_BUG,
     EXIT_INTERRUPTED,
     EXIT_NOTHING_MATCHED,
-    EXIT_TERMINATED,
     BadOption,
     Cancelled,
     MdrnError,
@@ -26,8 +27,7 @@ from mdrn_plugin.errors import (
 if TYPE_CHECKING:
     from mdrn_plugin.batch.jobs import Job, Jobs
     from mdrn_plugin.batch.run import Outcome, Session, Settings
-    from mdrn_plugin.picture import Picture, ValueRange
-    from mdrn_plugin.plan import Options
+    from mdrn_plugin.picture import Picture
 
 
 def main() -> None:
@@ -96,64 +96,7 @@ def cli() -> None:
     """Denoise pictures without tuning: photographs, microscopy stacks, whole folders."""
 
 
-def _processing_options(command: Any) -> Any:
-    """Add what `denoise` and `info` have in common."""
-    for option in reversed(
-        (
-            click.option(
-                "--noise",
-                default="auto",
-                show_default=True,
-                metavar="auto|25|25dn|A,B",
-                help="Measure it, or a standard deviation: 25 means 25/255 of white, 25dn units of the file. "
-                "A,B: gain and offset of the variance, A * signal + B with signal 0..1; A,Bdn in units of "
-                "the file.",
-            ),
-            click.option(
-                "--noise-model",
-                type=click.Choice(["auto", "gaussian", "poisson-gaussian", "correlated"]),
-                default="auto",
-                show_default=True,
-                help="Kind of noise: what is measured decides, or white of one level, growing with the "
-                "signal, alike between neighbours.",
-            ),
-            click.option(
-                "--quality",
-                type=click.Choice(["fast", "balanced", "best", "best+"]),
-                default="balanced",
-                show_default=True,
-                help="best+ averages eight symmetries.",
-            ),
-            click.option("--model", metavar="NAME", help="A model by name, see `mdrn-batch models`."),
-            click.option(
-                "--device",
-                default="auto",
-                show_default=True,
-                metavar="auto|cpu|cuda[:N]|mps",
-                help="Where to compute.",
-            ),
-            click.option(
-                "--precision",
-                type=click.Choice(["auto", "fp32", "bf16"]),
-                default="auto",
-                show_default=True,
-                help="Arithmetic inside the network.",
-            ),
-            click.option("--tile", type=int, metavar="PX", help="Side of a tile, a multiple of 16."),
-            click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads."),
-            click.option(
-                "--strength",
-                type=click.FloatRange(0, 1),
-                default=1.0,
-                show_default=True,
-                help="0 keeps the input, 1 takes the result.",
-            ),
-            click.option("--exact", is_flag=True, help="fp32 and the full halo: tiled equals whole."),
-            click.option("--range", "limits", metavar="LOW,HIGH", help="The values of black and white."),
-        )
-    ):
-        command = option(command)
-    return command
+add_volume_commands(cli)
 
 
 def _from_config(context: click.Context, _: click.Parameter, file: Path | None) -> None:
@@ -206,10 +149,10 @@ def _from_config(context: click.Context, _: click.Parameter, file: Path | None) 
 @click.option("--suffix", default="", help="Put behind the names of the outputs: -clean gives a-clean.tif.")
 @click.option(
     "--format",
-    type=click.Choice(["tiff", "png", "jpeg", "webp", "bmp"]),
+    type=click.Choice(["tiff", "png", "jpeg", "webp", "bmp", "zarr"]),
     help="Format of the outputs.  [default: that of each input]",
 )
-@_processing_options
+@processing_options
 @click.option("--same-noise", is_flag=True, help="One noise for all like pictures of a folder: a series.")
 @click.option(
     "--max-pixels", type=click.IntRange(min=1), metavar="N", help="Refuse larger files.  [default: 2e9]"
@@ -307,8 +250,8 @@ def denoise(
         {"--watch": watch, "- as input": given == ("-",)},
     )
     settings = Settings(
-        _options(wishes),
-        _parse_range(limits),
+        options_of(wishes),
+        parse_range(limits),
         overwrite,
         jobs=in_work,
         max_pixels=max_pixels,
@@ -360,31 +303,6 @@ class _NothingMatched(click.ClickException):
     exit_code = EXIT_NOTHING_MATCHED
 
 
-def _options(wishes: dict[str, Any]) -> Options:
-    from mdrn_plugin.plan import Options
-
-    options = Options(**wishes)
-    if options.model is not None:
-        from mdrn_plugin.zoo import available
-
-        available().get(options.model)
-    return options
-
-
-def _parse_range(text: str | None) -> ValueRange | None:
-    if text is None:
-        return None
-    from mdrn_plugin.picture import ValueRange
-
-    try:
-        low, high = (float(part) for part in text.split(","))
-    except ValueError:
-        raise BadOption(f"range {text!r}: expected two numbers such as 0,4095") from None
-    if not low < high:
-        raise BadOption(f"range {text!r}: expected black below white, such as 0,4095")
-    return ValueRange(low, high, "given by the user", given=True)
-
-
 class _Screen:
     """Messages and the progress line."""
 
@@ -430,36 +348,6 @@ class _Screen:
             self._shown = 0
 
 
-class _Signals:
-    """SIGINT and SIGTERM ask for the end; a second SIGINT ends at once."""
-
-    def __init__(self) -> None:
-        self.received = 0
-
-    def __enter__(self) -> _Signals:
-        import signal
-
-        self._previous = {s: signal.signal(s, self._on) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        import signal
-
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _on(self, number: int, frame: object) -> None:
-        if self.received:
-            raise KeyboardInterrupt
-        self.received = number
-
-    @property
-    def exit_code(self) -> int:
-        import signal
-
-        return EXIT_TERMINATED if self.received == signal.SIGTERM else EXIT_INTERRUPTED
-
-
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Errand:
     """What is run, beside the jobs."""
@@ -495,7 +383,7 @@ def _run_batch(jobs: Jobs, errand: _Errand) -> int:
         if page is not None and tally.count:
             page.write(tally, time.perf_counter() - began)
 
-    with _Signals() as signals:
+    with Signals() as signals:
         try:
             session = Session(
                 errand.out,
@@ -535,7 +423,7 @@ def _watch(
     session: Session,
     collect: Callable[[], Jobs],
     screen: _Screen,
-    signals: _Signals,
+    signals: Signals,
     rested: Callable[[], None],
 ) -> None:
     from mdrn_plugin.batch.watch import Watcher, watch
@@ -572,7 +460,7 @@ def _show_plans(jobs: Jobs, settings: Settings) -> int:
 
 @cli.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@_processing_options
+@processing_options
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def info(file: Path, limits: str | None, as_json: bool, **wishes: Any) -> None:
     """Show what a file is, how noisy it is, and what would be done to it."""
@@ -582,9 +470,9 @@ def info(file: Path, limits: str | None, as_json: bool, **wishes: Any) -> None:
     from mdrn_plugin.noise import describe
     from mdrn_plugin.pipeline import make_plan, measure
 
-    options = _options(wishes)
+    options = options_of(wishes)
     picture = formats.read(file)
-    given = _parse_range(limits)
+    given = parse_range(limits)
     if given is not None:
         picture = dataclasses.replace(picture, range=given)
     profiles = measure(picture, options)

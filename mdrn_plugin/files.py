@@ -13,6 +13,7 @@ import errno
 import hashlib
 import os
 import secrets
+import shutil
 import struct
 import sys
 from collections.abc import Callable, Iterator
@@ -66,7 +67,7 @@ def write_atomic(
         `overwrite` is false and the file exists.
     """
     target = Path(path)
-    try:
+    with _told_of(target):
         if not overwrite and os.path.lexists(target):
             raise OutputExists(f"{target}: exists already; choose another folder or allow overwriting")
         file, part = open_part(target.parent)
@@ -87,6 +88,13 @@ def write_atomic(
                 part.unlink()
             raise
         _fsync_folder(target.parent)
+
+
+@contextlib.contextmanager
+def _told_of(target: Path) -> Iterator[None]:
+    """Turn what the system says of a folder or disk that cannot take the output into `OutputUnusable`."""
+    try:
+        yield
     except OSError as error:
         if error.errno in _UNUSABLE or (
             error.errno in (errno.ENOENT, errno.EFBIG) and _is_about(error, target)
@@ -104,10 +112,145 @@ def write_bytes(path: str | os.PathLike[str], data: bytes, *, overwrite: bool = 
         file.write(data)
 
 
+@contextlib.contextmanager
+def write_folder_atomic(
+    path: str | os.PathLike[str],
+    *,
+    check: Callable[[Path], None] | None = None,
+    overwrite: bool = True,
+) -> Iterator[Path]:
+    """Make a folder beside `path`; put it in place as a whole when the block ends without error.
+
+    As `write_atomic`, for formats that are folders. Yields the temporary folder, made and empty.
+    """
+    target = Path(path)
+    with _told_of(target):
+        if not overwrite and os.path.lexists(target):
+            raise OutputExists(f"{target}: exists already; choose another folder or allow overwriting")
+        part, lock = _make_part_folder(target.parent)
+        try:
+            yield part
+            if check is not None:
+                check(part)
+            sync_tree(part)
+            swap_in(part, target, overwrite=overwrite)
+        finally:
+            # What is left of it: all after an error, the old folder after it was replaced.
+            shutil.rmtree(part, ignore_errors=True)
+            if lock is not None:
+                os.close(lock)
+
+
+def swap_in(part: Path, target: Path, *, overwrite: bool) -> None:
+    """Give a finished folder its final name; what had that name before is then called `part`.
+
+    Both lie in one file system. On Linux the two names are exchanged in one step; elsewhere there is a
+    moment in which a target that is replaced has no name but that of a temporary folder.
+
+    Raises
+    ------
+    OutputExists
+        `overwrite` is false, and the name is taken.
+    """
+    if not os.path.lexists(target):
+        if not _rename_new(part, target):
+            raise OutputExists(f"{target}: appeared while it was being computed; it was left as it is")
+    elif not overwrite:
+        raise OutputExists(f"{target}: exists already; choose another folder or allow overwriting")
+    elif not _renameat2(part, target, _RENAME_EXCHANGE):
+        aside = part.with_name(f"{PART_PREFIX}{os.getpid()}-{secrets.token_hex(6)}{PART_SUFFIX}")
+        os.rename(target, aside)
+        os.rename(part, target)
+        os.rename(aside, part)
+    _fsync_folder(target.parent)
+
+
+def sync_tree(folder: Path) -> None:
+    """Have the system write every file of a folder to the disk."""
+    for where, _, names in os.walk(folder):
+        for name in names:
+            mode = os.O_RDWR if os.name == "nt" else os.O_RDONLY
+            descriptor = os.open(os.path.join(where, name), mode)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        _fsync_folder(Path(where))
+
+
+def _make_part_folder(folder: Path) -> tuple[Path, int | None]:
+    while True:
+        part = folder / f"{PART_PREFIX}{os.getpid()}-{secrets.token_hex(6)}{PART_SUFFIX}"
+        try:
+            os.mkdir(part)
+        except FileExistsError:
+            continue
+        if fcntl is None:
+            return part, None
+        descriptor = os.open(part, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # a cleaner caught it between creation and lock
+            os.close(descriptor)
+            continue
+        except OSError:  # a file system without locks: nothing there is ever taken for stale
+            return part, descriptor
+        if not part.exists():
+            os.close(descriptor)
+            continue
+        return part, descriptor
+
+
+_RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2  # Linux, renameat2(2)
+_AT_FDCWD = -100
+
+
+def _renameat2(source: Path, target: Path, flags: int) -> bool:
+    """Rename by the call of Linux that can exchange two names; false where there is none."""
+    if sys.platform != "linux":
+        return False
+    import ctypes
+
+    try:
+        call = ctypes.CDLL(None, use_errno=True).renameat2
+    except AttributeError:
+        return False
+    done: int = call(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), flags)
+    if done == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):  # the file system cannot
+        return False
+    raise OSError(code, os.strerror(code), os.fspath(target))
+
+
+def _rename_new(part: Path, target: Path) -> bool:
+    try:
+        if _renameat2(part, target, _RENAME_NOREPLACE):
+            return True
+        os.rename(part, target)  # refuses a folder that is not empty
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            return False
+        raise
+    return True
+
+
 def content_hash(path: str | os.PathLike[str]) -> str:
-    """Return the sha256 of a file, in hexadecimal."""
+    """Return the sha256 of a file, in hexadecimal; of a folder, that of the names and hashes in it."""
+    if os.path.isdir(path):
+        whole = hashlib.sha256()
+        for inner in files_of(path):
+            name = os.path.relpath(inner, path).replace(os.sep, "/")
+            whole.update(os.fsencode(name) + b"\0" + content_hash(inner).encode() + b"\n")
+        return whole.hexdigest()
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def files_of(folder: str | os.PathLike[str]) -> list[str]:
+    """Return the paths of all files under a folder, sorted; links to folders are not entered."""
+    return sorted(os.path.join(where, name) for where, _, names in os.walk(folder) for name in names)
 
 
 def remove_stale_parts(folder: str | os.PathLike[str]) -> list[Path]:
@@ -130,17 +273,20 @@ def remove_stale_parts(folder: str | os.PathLike[str]) -> list[Path]:
         if not (name.startswith(PART_PREFIX) and name.endswith(PART_SUFFIX)):
             continue
         with contextlib.suppress(OSError):
-            if not entry.is_file(follow_symlinks=False):
+            is_folder = entry.is_dir(follow_symlinks=False)
+            if not is_folder and not entry.is_file(follow_symlinks=False):
                 continue
+            remove = shutil.rmtree if is_folder else os.unlink
             if fcntl is not None:
-                descriptor = os.open(entry.path, os.O_RDWR | os.O_NOFOLLOW)
+                mode = os.O_RDONLY if is_folder else os.O_RDWR
+                descriptor = os.open(entry.path, mode | os.O_NOFOLLOW)
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    os.unlink(entry.path)
+                    remove(entry.path)
                 finally:
                     os.close(descriptor)
             else:
-                os.unlink(entry.path)
+                remove(entry.path)
             removed.append(Path(entry.path))
     return removed
 

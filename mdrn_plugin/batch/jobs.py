@@ -17,7 +17,7 @@ from pathlib import Path
 
 from mdrn_plugin.errors import BadOption, OutputUnusable
 from mdrn_plugin.files import open_part, remove_stale_parts
-from mdrn_plugin.formats import format_of_suffix, suffix_for
+from mdrn_plugin.formats import format_of_suffix, is_zarr, suffix_for
 
 LEDGER_FOLDER = ".mdrn"
 _LONGEST_NAME = 255  # bytes, on every file system in common use
@@ -63,7 +63,7 @@ def collect(
     ----------
     inputs : iterable of str
         Files are taken whatever their name; of folders, what has one of `suffixes`; globs are for
-        shells that do not expand them.
+        shells that do not expand them. A folder that is a zarr store is one picture.
     out : Path
         Output folder. What lies in it is never taken for input.
     suffixes : frozenset of str
@@ -89,7 +89,8 @@ def collect(
     out_real = Path(os.path.realpath(out))
     for text in inputs:
         for source, relative in _expand(text, out_real, suffixes, recursive, pattern, failures):
-            target = out / relative.with_name(_target_name(relative.name, suffix, format))
+            wished = format or ("zarr" if source.is_dir() else None)
+            target = out / relative.with_name(_target_name(relative.name, suffix, wished))
             if len(os.fsencode(target.name)) > _LONGEST_NAME:
                 failures.append(
                     Failure(source, f"{source}: {target.name}: is too long for a file name; rename the input")
@@ -132,18 +133,23 @@ def _expand(
         return
     except (OSError, ValueError):  # not there, or no name at all: looked at below
         pass
-    if os.path.isdir(path):
+    if os.path.isdir(path) and is_zarr(path):
+        if out.is_relative_to(os.path.realpath(path)):
+            raise BadOption(f"{path}: the output folder lies in it; choose another with -o")
+        yield path, Path(os.path.basename(os.path.abspath(path)))
+    elif os.path.isdir(path):
         if Path(os.path.realpath(path)) == out:
             raise BadOption(f"{path}: is the output folder itself; choose another with -o")
         for source in _walk(path, out, recursive, failures):
             name = source.name
-            if source.suffix.lower() in suffixes and fnmatch.fnmatchcase(name.lower(), pattern.lower()):
+            wanted = source.suffix.lower() in suffixes or is_zarr(source)
+            if wanted and fnmatch.fnmatchcase(name.lower(), pattern.lower()):
                 yield source, source.relative_to(path)
     elif os.path.lexists(path):
         yield path, Path(path.name)
     elif glob.has_magic(text):
         for match in sorted(glob.glob(text, recursive=recursive)):
-            if os.path.isfile(match):
+            if os.path.isfile(match) or is_zarr(match):
                 yield Path(match), Path(os.path.basename(match))
     else:
         failures.append(Failure(path, f"{path}: no such file or folder"))
@@ -160,7 +166,9 @@ def _walk(folder: Path, out: Path, recursive: bool, failures: list[Failure]) -> 
             continue
         path = folder / entry.name
         if entry.is_dir(follow_symlinks=False):
-            if recursive and Path(os.path.realpath(path)) != out:
+            if is_zarr(path):
+                yield path
+            elif recursive and Path(os.path.realpath(path)) != out:
                 yield from _walk(path, out, recursive, failures)
         elif not entry.is_dir():  # a link to a folder is neither entered nor a picture
             yield path

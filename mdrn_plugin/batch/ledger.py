@@ -14,13 +14,14 @@ import hashlib
 import json
 import os
 import secrets
+import stat
 import threading
 from pathlib import Path
 from typing import Any
 
 from mdrn_plugin.batch.jobs import LEDGER_FOLDER, Job
 from mdrn_plugin.errors import OutputUnusable
-from mdrn_plugin.files import content_hash, lock_byte
+from mdrn_plugin.files import content_hash, files_of, lock_byte
 
 VERSION = 1
 
@@ -280,7 +281,12 @@ def _read_at(descriptor: int, count: int, offset: int) -> bytes:
 def fingerprint(source: Path, settings: str) -> Fingerprint:
     """Return the fast key of an input file."""
     state = os.stat(source)
-    return Fingerprint(os.path.abspath(source), state.st_size, state.st_mtime_ns, state.st_ino, settings)
+    size, changed = state.st_size, state.st_mtime_ns
+    if stat.S_ISDIR(state.st_mode):  # a zarr store: all that is in it
+        states = [os.stat(file) for file in files_of(source)]
+        size = sum(s.st_size for s in states)
+        changed = max((s.st_mtime_ns for s in states), default=changed)
+    return Fingerprint(os.path.abspath(source), size, changed, state.st_ino, settings)
 
 
 def settings_digest(settings: dict[str, Any]) -> str:

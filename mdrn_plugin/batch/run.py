@@ -159,6 +159,7 @@ class _Task:
     overwrite: bool = False
     postponed: bool = False  # another run is at work on it
     picture: Picture | None = None
+    volume: Path | None = None  # the plan, if it is done block by block
     result: Result | None = None
     outcome: Outcome | None = None
     stage: Future[None] | None = None  # reading, later writing
@@ -467,9 +468,31 @@ class Session:
                 f"{job.target}: exists already and was not made from this input with these settings; "
                 "use --overwrite or another folder"
             )
-        task.picture = prepare(job.source, job.target, settings.value_range, read=self._read_picture)
+        task.picture = self._open_volume(task)
+        if task.picture is None:
+            task.picture = prepare(job.source, job.target, settings.value_range, read=self._read_picture)
         # After reading, which refuses pipes: those would be waited for here.
         task.sha256 = _hashed(job.source)
+
+    def _open_volume(self, task: _Task) -> Picture | None:
+        """Plan a picture that is too large for memory; none if it is not."""
+        from mdrn_plugin.batch import blocks
+
+        job, settings = task.job, self._settings
+        picture = blocks.open_if_large(job.source, job.target)
+        if picture is None:
+            return None
+        _make_folder(job.target.parent)
+        task.volume = blocks.prepare(
+            job.source,
+            job.target,
+            self._out,
+            settings.options,
+            settings=self._digest,
+            value_range=settings.value_range,
+            picture=picture,
+        )
+        return picture
 
     def _reason_to_skip(self, job: Job, key: Fingerprint) -> str:
         """Return why there is nothing to do, empty if there is."""
@@ -487,7 +510,8 @@ class Session:
         return "done before"
 
     def _read_picture(self, source: str | os.PathLike[str]) -> Picture:
-        if self._decoder is not None:
+        # Stores of zarr are read here: their decoders are few, and checked before they are called.
+        if self._decoder is not None and not os.path.isdir(source):
             return self._decoder.read(source)
         from mdrn_plugin import formats
 
@@ -498,6 +522,9 @@ class Session:
 
         profiles: tuple[NoiseProfile, ...] | None = None
         assert task.picture is not None
+        if task.volume is not None:
+            self._compute_volume(task)
+            return
         if self._series is not None:
             task.picture, profiles = self._series.of(task.job.source, task.picture)
         task.result = denoise_picture(
@@ -507,10 +534,34 @@ class Session:
             progress=lambda done, total: self._between_tiles(task, done, total),
             stop=self._stops,
         )
+        if task.picture.metadata.format == "zarr" and task.picture.metadata.note:
+            noted = (*task.result.plan.notes, task.picture.metadata.note)
+            plan = dataclasses.replace(task.result.plan, notes=noted)
+            task.result = dataclasses.replace(task.result, plan=plan)
         if not self._settings.preview:
             task.picture = None
         if _fingerprint(task.job.source, self._digest) != task.key:
             raise CannotRead(f"{task.job.source}: changed while it was read; run again when it is complete")
+
+    def _compute_volume(self, task: _Task) -> None:
+        """Do all blocks here; they keep their place on the disk if the run ends before they are all done."""
+        from mdrn_plugin.batch import blocks
+
+        assert task.volume is not None
+        volume = blocks.open_volume(task.volume)
+        blocks.run(
+            volume,
+            progress=lambda done, total: self._between_tiles(task, done, total),
+            stop=self._stops,
+        )
+        ledger = self._ledger
+        assert ledger is not None
+        assert task.key is not None
+        if _fingerprint(task.job.source, self._digest) != task.key:
+            raise CannotRead(f"{task.job.source}: changed while it was read; run again when it is complete")
+        ledger.begin(task.job, task.key)
+        task.result = blocks.merge(volume, overwrite=task.overwrite, stop=self._stops)
+        task.picture = None
 
     def _write(self, task: _Task) -> None:
         ledger, job, result, key = self._ledger, task.job, task.result, task.key
@@ -518,12 +569,12 @@ class Session:
         assert result is not None
         assert key is not None
         preview = None
-        if self._settings.preview:
+        if self._settings.preview and task.volume is None:
             from mdrn_plugin.batch.preview import make
 
             assert task.picture is not None
             preview = make(task.picture, result.picture)
-        if not self._save(task):
+        if task.volume is None and not self._save(task):
             task.outcome = Outcome(job.source, job.target, "skipped", "done by another run meanwhile")
             return
         ledger.done(
@@ -536,6 +587,10 @@ class Session:
             residual=dataclasses.asdict(result.check) if result.check else None,
             plan=result.plan.as_dict(),
         )
+        if task.volume is not None:
+            from mdrn_plugin.batch import blocks
+
+            blocks.tidy(task.volume.parent)
         slim = dataclasses.replace(result, picture=None)  # type: ignore[arg-type]  # pixels would pile up
         task.outcome = Outcome(job.source, job.target, "done", result=slim, preview=preview)
 
@@ -547,12 +602,7 @@ class Session:
         assert ledger is not None
         assert result is not None
         assert key is not None
-        try:
-            job.target.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputUnusable(
-                f"{job.target.parent}: cannot be made ({error.strerror}); choose another folder"
-            ) from error
+        _make_folder(job.target.parent)
         ledger.begin(job, key)
         if not self._settings.overwrite and ledger.is_done(job, key):
             return False
@@ -567,6 +617,13 @@ class Session:
                 raise
             save(job.target, result, overwrite=True, verify=verify)
         return True
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputUnusable(f"{folder}: cannot be made ({error.strerror}); choose another folder") from error
 
 
 def _size(job: Job) -> int:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mdrn_plugin.errors import CannotHold, CannotRead, MdrnError, NotSupported, OutputUnusable
-from mdrn_plugin.files import write_atomic
+from mdrn_plugin.files import write_atomic, write_folder_atomic
 from mdrn_plugin.formats.limits import DEFAULT_MAX_PIXELS
-from mdrn_plugin.formats.sniffing import open_regular, shown, sniff, sniff_open
+from mdrn_plugin.formats.sniffing import is_zarr, open_regular, shown, sniff, sniff_open
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
@@ -30,6 +30,8 @@ __all__ = [
     "check_can_hold",
     "format_of_suffix",
     "read",
+    "is_zarr",
+    "open_lazily",
     "sniff",
     "suffix_for",
     "write",
@@ -42,6 +44,7 @@ _SUFFIXES = {
     "webp": (".webp",),
     "bmp": (".bmp", ".dib"),
 }
+    "zarr": (".zarr",),
 READABLE_SUFFIXES = frozenset(s for several in _SUFFIXES.values() for s in several)
 
 # Recognised by content, not read: what the user can do.
@@ -110,6 +113,10 @@ def read(path: str | os.PathLike[str], *, max_pixels: int | None = None) -> Pict
         if kind == "tiff":
             from mdrn_plugin.formats import tiff
 
+        if where.is_dir() and is_zarr(where):
+            from mdrn_plugin.formats import zarr
+
+            return zarr.read(where, max_pixels)
             return tiff.read(where, max_pixels)
         if kind == "png":
             from mdrn_plugin.formats import png
@@ -138,6 +145,36 @@ def write(
     verify: bool = False,
 ) -> None:
     """Write a picture in the format of its suffix, all metadata that the format can hold included.
+def open_lazily(path: str | os.PathLike[str]) -> Picture:
+    """Open a picture without reading its pixels: OME-Zarr, and TIFF of plain gray or colour.
+
+    Returns
+    -------
+    Picture
+        ``pixels`` is sliced like numpy and read when it is sliced. The range of integers is that of
+        their type, of floats 0 to 1: nothing was looked at.
+
+    Raises
+    ------
+    CannotRead, NotSupported
+        As of `read`; also a file that can only be read as a whole.
+    """
+    where = Path(path)
+    name = shown(where)
+    with _reading(name):
+        if where.is_dir() and is_zarr(where):
+            from mdrn_plugin.formats import zarr
+
+            return zarr.open_lazily(where)
+        with open_regular(where) as file:
+            kind = sniff_open(file)
+        if kind == "tiff":
+            from mdrn_plugin.formats import tiff_lazy
+
+            return tiff_lazy.open_lazily(where)
+    raise NotSupported(f"{name}: cannot be read in parts; use TIFF or OME-Zarr")
+
+
 
     Parameters
     ----------
@@ -179,7 +216,11 @@ def write(
     def checked(structure: Callable[[Path], None]) -> Callable[[Path], None]:
         def check(part: Path) -> None:
             structure(part)
-            if verify:
+            if verify and kind == "zarr":
+                from mdrn_plugin.formats import zarr_write
+
+                zarr_write.compare(part, picture)
+            elif verify:
                 _compare(part, picture, str(kind))
 
         return _checked(where, check)
@@ -220,6 +261,13 @@ def write(
 
 
 def check_can_hold(
+    if kind == "zarr":
+        from mdrn_plugin.formats import zarr_write
+
+        complete = checked(lambda part: zarr_write.verify(part, picture.shape, picture.axes))
+        with write_folder_atomic(where, check=complete, overwrite=overwrite) as folder:
+            zarr_write.write(folder, picture, provenance)
+        return
     suffix_or_path: str | os.PathLike[str],
     *,
     shape: tuple[int, ...],
@@ -289,6 +337,11 @@ def suffix_for(format: str) -> str:
     return _SUFFIXES[format][0]
 
 
+    elif kind == "zarr":
+        from mdrn_plugin.formats import zarr, zarr_write
+
+        zarr.library()
+        zarr_write.check(name, known, axes, alpha)
 def _one_plane(picture: Picture) -> Any:
     """Return rows x columns [x samples] of a picture that has one plane."""
     index = next(picture.planes())
@@ -316,6 +369,8 @@ def _compare(part: Path, picture: Picture, kind: str) -> None:
         if back.axes != picture.axes:  # an axis without a letter in the file comes back as another
             found = np.asarray(found).reshape(picture.shape)
     if kind == "webp" and meant.ndim == 2 and found.ndim == 3:
+    if suffix == ".dng":
+        return "dng"
         meant = np.repeat(meant[..., None], 3, axis=2)
     if meant.dtype.kind == "b" and found.dtype != meant.dtype:
         meant = meant.astype(found.dtype) * 255
@@ -327,6 +382,8 @@ def _compare(part: Path, picture: Picture, kind: str) -> None:
             one, other = np.asarray(meant[index]), np.asarray(found[index])
             if not np.array_equal(one, other, equal_nan=one.dtype.kind == "f"):
                 raise ValueError("decodes to other pixel values than were written")
+    if format == "dng":
+        return ".dng"
         return
     difference = found.astype(np.float32) - meant
     height, width = difference.shape[0] // 8, difference.shape[1] // 8

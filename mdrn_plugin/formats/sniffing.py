@@ -86,8 +86,8 @@ def sniff(path: str | os.PathLike[str]) -> str | None:
     Returns
     -------
     str or None
-        ``tiff``, ``png``, ``jpeg``, ``webp``, ``bmp`` can be read; other names (``gif``, ``czi``,
-        ``raw``, ...) are recognised only. None: a folder, or nothing known.
+        ``tiff``, ``png``, ``jpeg``, ``webp``, ``bmp``, ``zarr`` can be read; other names (``gif``, ``czi``,
+        ``raw``, ...) are recognised only. ``zarr`` is a folder. None: another folder, or nothing known.
 
     Raises
     ------
@@ -95,7 +95,7 @@ def sniff(path: str | os.PathLike[str]) -> str | None:
         The file cannot be opened, or is a pipe or device.
     """
     if os.path.isdir(path):
-        return None
+        return "zarr" if is_zarr(path) else None
     with open_regular(path) as file:
         return sniff_open(file)
 
@@ -103,6 +103,12 @@ def sniff(path: str | os.PathLike[str]) -> str | None:
 def sniff_open(file: BinaryIO) -> str | None:
     """Name the format of an open file; its position is lost."""
     file.seek(0)
+def is_zarr(path: str | os.PathLike[str]) -> bool:
+    """Whether a folder is a zarr store, group or array, of version 2 or 3."""
+    names = ("zarr.json", ".zattrs", ".zgroup", ".zarray")
+    return any(os.path.isfile(os.path.join(os.fspath(path), name)) for name in names)
+
+
     head = file.read(512)
     if head[:4] in _TIFF:
         return _tiff_or_raw(file, head)

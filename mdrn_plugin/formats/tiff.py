@@ -102,7 +102,7 @@ def read(path: Path, max_pixels: int | None) -> Picture:
         _check_header(name, first, chain.order, max_pixels)
         if ome.is_ome(description):
             ome.check(description, path)
-        with _log_of_tifffile() as log, tifffile.TiffFile(path) as tif:
+        with log_of_tifffile() as log, tifffile.TiffFile(path) as tif:
             return _read_series(path, name, tif, chain, offsets, first, log, max_pixels)
 
 
@@ -136,7 +136,7 @@ def _read_series(
             f"{name}: is a {vendor} file, whose metadata could not be kept; export it as OME-TIFF"
         )
     series = tif.series
-    _check_log(name, log)
+    check_log(name, log)
     if len(series) != 1:
         more = ", ..." if len(series) > 4 else ""
         sizes = ", ".join("x".join(map(str, s.shape)) for s in list(series)[:4])
@@ -149,7 +149,7 @@ def _read_series(
     shape, axes = tuple(one.shape), str(one.axes)
     planes = _plane_count(shape, axes)
     check_pixels(name, page.imagewidth, page.imagelength, planes, max_pixels)
-    _check_page(name, page)
+    check_page(name, page)
     kind = "ome" if tif.is_ome and one.kind.lower() == "ome" else "imagej" if tif.is_imagej else "plain"
     if kind == "imagej":
         told = imagej.declared_images(ifd.text_of(first.get(270))) or 0
@@ -158,7 +158,7 @@ def _read_series(
             raise CannotRead(
                 f"{name}: expected {told} images as its description says, got {planes}; get an intact copy"
             )
-    _check_pages(name, one, offsets, planes, kind, path)
+    check_pages(name, one, offsets, planes, kind, path)
     notes: list[str] = []
     levels = _levels(name, one)
     if page.subifds and not levels:
@@ -166,7 +166,7 @@ def _read_series(
     pixels = one.asarray()
     if pixels.shape != shape:
         raise CannotRead(f"{name}: expected pixels of shape {shape}, got {pixels.shape}; get an intact copy")
-    _check_log(name, log)
+    check_log(name, log)
     directories = _page_directories(path, one, chain, offsets, planes)
     if any(d.get(t) is not None for d in directories for t in _STALE):
         notes.append("Photoshop layers were left out, they would show the noisy picture")
@@ -216,7 +216,7 @@ def _picture(
             raise CannotRead(
                 f"{name}: expected {colours} samples of colour, got {samples}; get an intact copy"
             )
-    axes, pixels = _known_axes(name, axes, pixels)
+    axes, pixels = known_axes(name, axes, pixels)
     if samples > 1 and not layout.extra and len(extra) and samples > colours:
         layout = dataclasses.replace(layout, extra=extra)
     metadata = TiffMetadata(
@@ -301,7 +301,7 @@ def _is_smooth(colormap: NDArray[Any]) -> bool:
     return bool(step <= full // 12 and colormap.max() > colormap.min())
 
 
-def _known_axes(name: str, axes: str, pixels: NDArray[Any]) -> tuple[str, NDArray[Any]]:
+def known_axes(name: str, axes: str, pixels: NDArray[Any]) -> tuple[str, NDArray[Any]]:
     """Give unknown stack axes one of the letters T, Z, C; join them if there are too many."""
     tail = "YXS" if axes.endswith("S") else "YX"
     if not axes.endswith(tail) or len(set(axes[-len(tail) :])) != len(tail):
@@ -342,7 +342,8 @@ def _layout_of(page: Any, extra: tuple[int, ...]) -> Layout:
     )
 
 
-def _check_page(name: str, page: Any) -> None:
+def check_page(name: str, page: Any) -> None:
+    """Refuse pages whose values are no gray, RGB or CMYK of one real type."""
     photometric = int(page.photometric)
     lossy_colour = int(page.compression) in (6, 7, 34892, 33007, 33003, 33004, 33005, 34712, 50001)
     if photometric in (32803, 34892):
@@ -370,7 +371,7 @@ def _plane_count(shape: tuple[int, ...], axes: str) -> int:
     return math.prod(n for n, a in zip(shape, axes, strict=True) if a not in "YXS")
 
 
-def _check_pages(name: str, series: Any, offsets: list[int], planes: int, kind: str, path: Path) -> None:
+def check_pages(name: str, series: Any, offsets: list[int], planes: int, kind: str, path: Path) -> None:
     """Compare the pages of a series with the file: none missing, none forgotten, all data there."""
     pages = list(series.pages)
     found = len(pages)
@@ -464,7 +465,7 @@ def _directories_of_parts(
 
 
 @contextlib.contextmanager
-def _log_of_tifffile() -> Iterator[list[logging.LogRecord]]:
+def log_of_tifffile() -> Iterator[list[logging.LogRecord]]:
     """Collect what tifffile logs in this thread: it logs missing data where it should fail."""
     records: list[logging.LogRecord] = []
     thread = threading.get_ident()
@@ -483,7 +484,8 @@ def _log_of_tifffile() -> Iterator[list[logging.LogRecord]]:
         logger.removeHandler(handler)
 
 
-def _check_log(name: str, log: list[logging.LogRecord]) -> None:
+def check_log(name: str, log: list[logging.LogRecord]) -> None:
+    """Raise `CannotRead` if tifffile logged that something is missing."""
     for record in log:
         text = record.getMessage()
         if text.startswith("<tifffile.TiffTag"):  # tags are read by `ifd`

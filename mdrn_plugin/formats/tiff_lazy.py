@@ -1,0 +1,141 @@
+"""TIFF read in parts: large stacks and mosaics of plain gray or colour.
+
+The same checks as for a file that is read as a whole (`tiff`), then pixels when they are asked for:
+straight from the file where they lie in it in one piece, else decoded strip by strip or tile by tile.
+A file whose values must be changed to be pictures (palette, inverted gray, odd bits) is left to `tiff`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mdrn_plugin.errors import CannotRead, NotSupported
+from mdrn_plugin.formats import ifd, ome, segments, tiff, zarr
+from mdrn_plugin.formats.ifd import DirectoryReader
+from mdrn_plugin.formats.sniffing import open_regular, shown
+from mdrn_plugin.formats.tiff import TiffMetadata
+from mdrn_plugin.picture import Picture
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def open_lazily(path: Path) -> Picture:
+    """Open a TIFF file without reading its pixels.
+
+    Raises
+    ------
+    CannotRead
+        Damaged, or parts are missing.
+    NotSupported
+        A file that can only be read as a whole, or not at all.
+    """
+    import tifffile
+
+    name = shown(path)
+    with open_regular(path) as file:
+        try:
+            chain = DirectoryReader(file)
+            offsets = chain.offsets()
+            first = chain.directory(offsets[0], needed=tiff.NEEDED)
+        except ifd.BadDirectory as error:
+            raise CannotRead(
+                f"{name}: its directory of pages is damaged ({error}); get an intact copy"
+            ) from error
+        description = ifd.text_of(first.get(270))
+        if ome.is_ome(description):
+            ome.check(description, path)
+        kept = chain.directory(offsets[0], skip=segments.STRUCTURE)
+        with tiff.log_of_tifffile() as log:
+            tif = tifffile.TiffFile(path)  # stays open: pixels come later
+            series = tif.series
+            tiff.check_log(name, log)
+        if len(series) != 1:
+            raise NotSupported(
+                f"{name}: holds {len(series)} pictures of their own; save them as separate files"
+            )
+        one = series[0]
+        page = one.keyframe
+        tiff.check_page(name, page)
+        kind = "ome" if tif.is_ome and one.kind.lower() == "ome" else "imagej" if tif.is_imagej else "plain"
+        axes, shape = str(one.axes), tuple(one.shape)
+        planes = math.prod(n for n, a in zip(shape, axes, strict=True) if a not in "YXS")
+        tiff.check_pages(name, one, offsets, planes, kind, path)
+    colours = {1: 1, 2: 3}.get(int(page.photometric))
+    samples = shape[axes.index("S")] if "S" in axes else 1
+    stored = np.dtype(one.dtype)
+    whole = int(page.bitspersample) == stored.itemsize * 8 and stored.kind in "uif"
+    if colours != samples or not whole:
+        raise NotSupported(f"{name}: cannot be read in parts; use plain gray or RGB without opacity")
+    axes, probe = tiff.known_axes(name, axes, np.broadcast_to(np.uint8(0), shape))
+    if probe.shape != shape:
+        raise NotSupported(f"{name}: cannot be read in parts; save it as an OME-TIFF")
+    metadata = TiffMetadata(
+        format="tiff", kind=kind, order=chain.order, big=chain.big, pages=(kept,), axes=axes, shape=shape
+    )
+    pixels: Any
+    if one.dataoffset is not None and not one.is_multifile:
+        pixels = _InOnePiece(path, name, int(one.dataoffset), shape, stored, "S" in axes)
+    else:
+        array = zarr.library().open(one.aszarr(level=0), mode="r")
+        pixels = zarr.Lazy(array, name)
+    return Picture(pixels, axes, zarr.range_of(stored.newbyteorder("=")), metadata=metadata)
+
+
+class _InOnePiece:
+    """Pixels that lie in a file one after the other, read row by row where they are asked for."""
+
+    def __init__(
+        self, path: Path, name: str, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any], samples: bool
+    ) -> None:
+        self._file, self._name, self._offset, self._stored = open_regular(path), name, offset, dtype
+        self._inner = 3 if samples else 2  # axes of a plane
+        self._lock = threading.Lock()
+        self.shape, self.ndim, self.dtype = shape, len(shape), dtype.newbyteorder("=")
+
+    def __getitem__(self, place: Any) -> NDArray[Any]:
+        """Read a box; integers and slices of step 1."""
+        if place is Ellipsis:
+            place = ()
+        place = place if isinstance(place, tuple) else (place,)
+        place = (*place, *(slice(None),) * (self.ndim - len(place)))
+        boxes = [
+            slice(int(p) % n, int(p) % n + 1) if isinstance(p, int | np.integer) else slice(*p.indices(n)[:2])
+            for p, n in zip(place, self.shape, strict=True)
+        ]
+        lead, (rows, columns, *_) = boxes[: -self._inner], boxes[-self._inner :]
+        height, width = self.shape[-self._inner :][:2]
+        samples = self.shape[-1] if self._inner == 3 else 1
+        lengths = [max(0, b.stop - b.start) for b in (*lead, rows, columns)]
+        out = np.empty((*lengths, samples), self._stored)
+        for index in np.ndindex(*lengths[: len(lead)]):
+            plane = 0
+            for i, box, n in zip(index, lead, self.shape, strict=False):
+                plane = plane * n + box.start + i
+            for row in range(lengths[-2]):
+                at = ((plane * height + rows.start + row) * width + columns.start) * samples
+                self._fill(out[(*index, row)], self._offset + at * self._stored.itemsize)
+        found = out.reshape(out.shape[:-1]) if self._inner == 2 else out[..., boxes[-1]]
+        found = found[tuple(0 if isinstance(p, int | np.integer) else slice(None) for p in place)]
+        return np.asarray(found.astype(self.dtype, copy=False))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """Read everything."""
+        return self[...].astype(dtype or self.dtype, copy=False)
+
+    def _fill(self, row: NDArray[Any], offset: int) -> None:
+        view = row.view(np.uint8).reshape(-1).data
+        if hasattr(os, "preadv"):
+            count = os.preadv(self._file.fileno(), [view], offset)
+        else:
+            with self._lock:
+                self._file.seek(offset)
+                count = self._file.readinto(view)  # type: ignore[attr-defined]
+        if count != len(view):
+            raise CannotRead(f"{self._name}: ends before its pixels do; get an intact copy")
