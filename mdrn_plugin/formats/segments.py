@@ -203,7 +203,7 @@ def _block_bytes(block: NDArray[Any], layout: Layout, order: str) -> bytes | mem
     return np.ascontiguousarray(ordered(block, order)).reshape(-1).view(np.uint8).data
 
 
-def _encoder(compression: int) -> Callable[[bytes | memoryview, np.dtype[Any]], bytes | memoryview]:
+def _encoder(compression: int) -> Callable[[Any, np.dtype[Any]], bytes | memoryview]:
     if compression == NONE:
         return lambda data, dtype: data
     import imagecodecs
