@@ -59,8 +59,12 @@ def export_onnx(zoo: Zoo, name: str, path: str | os.PathLike[str], *, precision:
         import onnx
     except ImportError as error:
         raise NotSupported("ONNX export needs onnx; pip install 'mdrn-plugin[export]'") from error
+    from mdrn_plugin.networks.mdrn import MDRN
+
     descriptor = zoo.get(name)
     network = zoo.load_plain(name)
+    if not isinstance(network, MDRN):
+        raise NotSupported(f"model {name}: ONNX export is for MDRN, not for {descriptor.architecture}")
     facts = dataclasses.asdict(descriptor)
     about = {key: facts[key] for key in ("name", "sha256", "architecture", "settings", "tier", "colours")}
     about |= {key: facts[key] for key in ("band_255", "trained_255", "teacher", "distillation", "psnr")}

@@ -14,7 +14,7 @@ import json
 import os
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from mdrn_plugin.errors import UnknownModel, WeightsDamaged
 
@@ -40,7 +40,7 @@ class Descriptor:
         Name of the weight file beside the manifest.
     sha256 : str
     architecture : str
-        Key of the network registry: "mdrn".
+        Key of `networks.registry.ARCHITECTURES`.
     settings : dict
         Arguments of the network.
     tier : str
@@ -65,7 +65,7 @@ class Descriptor:
     file: str
     sha256: str
     architecture: str
-    settings: dict[str, int]
+    settings: dict[str, Any]
     tier: str
     colours: int
     band_255: tuple[float, float]
@@ -122,7 +122,7 @@ class Zoo:
             return self.own.load(name)
         return _load(self, name)
 
-    def load_plain(self, name: str) -> MDRN:
+    def load_plain(self, name: str) -> nn.Module:
         """Return the trained network as it was trained, float32; raises as `load`."""
         if self.own and all(d.name != name for d in self.descriptors):
             return self.own.load_plain(name)
@@ -215,22 +215,24 @@ def _load(zoo: Zoo, name: str) -> nn.Module:
         if key not in _loaded:
             from mdrn_plugin.networks.mdrn import FoldedMDRN
 
-            _loaded[key] = FoldedMDRN(_build(zoo.folder / descriptor.file, descriptor)).eval()
+            network = _build(zoo.folder / descriptor.file, descriptor)
+            folds = descriptor.architecture == "mdrn"
+            _loaded[key] = FoldedMDRN(cast("MDRN", network)).eval() if folds else network
         return _loaded[key]
 
 
-def _build(source: Traversable, descriptor: Descriptor) -> MDRN:
+def _build(source: Traversable, descriptor: Descriptor) -> nn.Module:
     import torch
 
-    from mdrn_plugin.networks.mdrn import MDRN
+    from mdrn_plugin.networks.registry import ARCHITECTURES, build
 
-    if descriptor.architecture != "mdrn":
+    if descriptor.architecture not in ARCHITECTURES:
         raise WeightsDamaged(
             f"{source}: architecture {descriptor.architecture!r} is not known; update mdrn-plugin"
         )
     # Built without initial values: they are replaced at once, and drawing them costs 10 ms.
     with torch.device("meta"):
-        network = MDRN(**descriptor.settings)
+        network = build(descriptor.architecture, descriptor.settings)
     tensors = read_weights(source, descriptor.sha256)
     check_tensors(source, tensors, network.state_dict())
     network.load_state_dict({k: v.float() for k, v in tensors.items()}, assign=True)

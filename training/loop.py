@@ -28,6 +28,7 @@ from torch import Tensor
 from mdrn_plugin.errors import BadOption, CannotRead
 from mdrn_plugin.files import lock_byte, write_bytes
 from mdrn_plugin.networks.mdrn import CHANNELS, MDRN
+from mdrn_plugin.networks.registry import Network, build
 
 from .data import CropRules, Crops, Pack, whole_pictures
 from .degrade import degrade, margin
@@ -83,6 +84,13 @@ class Progress:
         return without_defaults(json.loads(self.recipe)) == describe(recipe) and self.data == pack.digest
 
 
+# The last layers of blocks with a skip: they start at zero, so that the block does nothing yet.
+_ZERO = ("merge", "last", "end", "gamma", "beta")
+
+# Layers that Muon is not for: they see pixels, or are no matrices (3x3 each channel for itself).
+_ADAM = ("head", "tail", "depth", "look")
+
+
 def state_of(folder: Path) -> Progress | None:
     """Return how far the run in `folder` has come, None if it has not saved anything yet."""
     file = folder / "state.safetensors"
@@ -96,23 +104,29 @@ class Stopped(Exception):
     """SIGINT or SIGTERM: the state has been saved."""
 
 
-def settings(recipe: Recipe) -> dict[str, int]:
+def settings(recipe: Recipe) -> dict[str, Any]:
     """Return the arguments of the recipe's network, without those at their defaults."""
-    values = {"colours": recipe.colours, "blocks": recipe.blocks}
+    values: dict[str, Any] = {"colours": recipe.colours}
+    values |= {"widths": list(recipe.widths)} if recipe.widths else {}
+    if recipe.architecture == "fan":
+        return values
+    values["blocks"] = recipe.blocks
+    if recipe.architecture == "mwrcanet":
+        return {**values, "noise_map": recipe.degrade == "raw"}
     values |= {"channels": recipe.channels} if recipe.channels != CHANNELS else {}
     return values | ({"unshuffle": recipe.unshuffle} if recipe.unshuffle > 1 else {})
 
 
-def build_network(recipe: Recipe) -> MDRN:
+def build_network(recipe: Recipe) -> Network:
     """Return the recipe's network, freshly initialised from its seed.
 
     He-normal, except that the last 1x1 of every block and the tail start at zero: the network
     begins as the identity (measured: 29.92 against 29.83 dB after 500 steps).
     """
     torch.manual_seed(recipe.seed)
-    network = MDRN(**settings(recipe))
+    network = build(recipe.architecture, settings(recipe))
     for name, p in network.named_parameters():
-        if p.ndim < 2 or name.startswith("tail.") or ".merge." in name:
+        if p.ndim < 2 or name.startswith("tail.") or name.split(".")[-2] in _ZERO:
             torch.nn.init.zeros_(p)
         else:
             torch.nn.init.kaiming_normal_(p, nonlinearity="relu")
@@ -233,11 +247,12 @@ class _Trainer:
         self.kept = kept[: recipe.validate_pictures]
         self.network = build_network(recipe)
         if init is not None:
-            colours = convert_colours(init, recipe.colours)
-            self.network.load_state_dict(grow_blocks(colours, self.network.state_dict()))
+            if recipe.architecture == "mdrn":
+                init = convert_colours(init, recipe.colours)
+            self.network.load_state_dict(grow_blocks(init, self.network.state_dict()))
         self.network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
-        self.optimizer = MuonAdam(self.network.named_parameters())
+        self.optimizer = MuonAdam(self.network.named_parameters(), _ADAM)
         self.loss = get_loss(recipe.loss)
         self.distiller = None
         if recipe.distillation:
@@ -351,13 +366,23 @@ class _Trainer:
     def _one_step(self) -> float:
         recipe, step = self.recipe, self.progress.step
         clean = self.crops.batch(step, recipe.batch, self.share)
-        pair = degrade(recipe.degrade, clean, recipe.sigma_255, recipe.seed, step, recipe.batch, self.share)
-        pair = pair.to(self.device)
+        pair = degrade(
+            recipe.degrade,
+            clean,
+            recipe.sigma_255,
+            recipe.seed,
+            step,
+            recipe.batch,
+            self.share,
+            packed=recipe.architecture == "fan",
+        ).to(self.device)
         clean, noisy, sigma = pair.clean, pair.noisy, pair.sigma
         with torch.autocast(self.device.type, torch.bfloat16):
             if self.distiller is None:
-                loss = self.loss(self.network(noisy), clean, sigma)
+                out = self.network(noisy) if pair.std is None else self.network(noisy, pair.std)
+                loss = self.loss(out, clean, sigma)
             else:
+                assert isinstance(self.network, MDRN)
                 features = self.network.nodes(noisy)
                 out = noisy - self.network.noise_of(features).to(noisy.dtype)
                 loss = self.loss(out, clean, sigma)
@@ -420,7 +445,7 @@ class _Trainer:
         scores = validate(
             self.recipe,
             self.ema,
-            whole_pictures(self.pack, self.kept, self.recipe.colours, self.network.stride),
+            whole_pictures(self.pack, self.kept, picture_colours(self.recipe), self.network.stride),
             self.device,
         )
         self._note(**{f"psnr_{sigma:g}": value for sigma, value in scores.items()})
@@ -440,6 +465,11 @@ class _Trainer:
         draw_curve(self.log, self.folder / "curve.png", self.recipe.name)
         _say(f"{self.recipe.name}: done, {path}")
         return path
+
+
+def picture_colours(recipe: Recipe) -> int:
+    """Return the colours of the pictures that the recipe's pairs are made of: a camera needs three."""
+    return recipe.colours if recipe.degrade == "awgn" else 3
 
 
 def cut_to_stride(x_NCHW: Tensor, stride: int) -> Tensor:
@@ -464,7 +494,7 @@ def validate(
     recipe: Recipe, weights: dict[str, Tensor], pictures: list[Tensor], device: torch.device
 ) -> dict[float, float]:
     """Return the mean PSNR at each of the recipe's validation levels, noise from fixed seeds."""
-    network = MDRN(**settings(recipe))
+    network = build(recipe.architecture, settings(recipe))
     network.load_state_dict(weights)
     network.to(device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     scores = {}
@@ -472,10 +502,13 @@ def validate(
         total = 0.0
         for k, clean in enumerate(pictures):
             levels = (sigma, sigma)
-            pair = degrade(recipe.degrade, clean[None], levels, 10**6 + k, int(sigma * 100)).to(device)
-            noisy = cut_to_stride(pair.noisy, network.stride)
+            seeds = (10**6 + k, int(sigma * 100))
+            pair = degrade(
+                recipe.degrade, clean[None], levels, *seeds, packed=recipe.architecture == "fan"
+            ).to(device)
+            shown = [cut_to_stride(x, network.stride) for x in (pair.noisy, pair.std) if x is not None]
             with torch.autocast(device.type, torch.bfloat16):
-                out = network(noisy)
+                out = network(*shown)
             total += psnr(out.float(), cut_to_stride(pair.clean, network.stride))
         scores[sigma] = round(total / max(1, len(pictures)), 4)
     return scores
@@ -491,7 +524,7 @@ def manifest_entry(
         "name": recipe.name,
         "file": f"{recipe.name}.safetensors",
         "sha256": hashlib.sha256(data).hexdigest(),
-        "architecture": "mdrn",
+        "architecture": recipe.architecture,
         "settings": settings(recipe),
         "band_255": list(recipe.band_255),
         "trained_255": list(recipe.sigma_255),

@@ -26,7 +26,8 @@ class MuonAdam:
     named : iterable of (name, parameter)
         All parameters of a network.
     outer : tuple of str
-        Modules whose weights see or make pixels (head, tail): these and all biases go to Adam.
+        First or last names of modules whose weights see or make pixels (head, tail) or are no
+        matrices: these and all biases go to Adam.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class MuonAdam:
         self._groups: dict[tuple[int, int], list[tuple[str, nn.Parameter]]] = defaultdict(list)
         self._adam: list[tuple[str, nn.Parameter]] = []
         for name, p in named:
-            if p.ndim < 2 or name.split(".")[0] in outer:
+            if p.ndim < 2 or name.split(".")[0] in outer or name.split(".")[-2] in outer:
                 self._adam.append((name, p))
             else:
                 self._groups[p.shape[0], p.numel() // p.shape[0]].append((name, p))

@@ -7,9 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mdrn_plugin.errors import BadOption
 from mdrn_plugin.files import write_bytes
-from mdrn_plugin.networks.mdrn import STRIDE, exact_halo
+from mdrn_plugin.networks.mdrn import MDRN, STRIDE, exact_halo
+from mdrn_plugin.networks.registry import build
 
 from .recipe import load_recipe
 
@@ -64,16 +67,28 @@ def ship(runs: list[Path], weights: Path, recipes: Path | None = None) -> list[s
             ) from error
         if hashlib.sha256(data).hexdigest() != entry["sha256"]:
             raise BadOption(f"{run}: weights and entry.json do not belong together; run it again")
-        blocks = entry["settings"]["blocks"]
         name = entry["name"]
         entry["tier"] = load_recipe(name if recipes is None else str(recipes / f"{name}.toml")).tier
-        unshuffle = entry["settings"].get("unshuffle", 1)
-        entry["stride"] = STRIDE * unshuffle
-        entry["halo"] = exact_halo(blocks, unshuffle)
-        entry["default_halo"] = _DEFAULT_HALO.get((blocks, unshuffle), entry["halo"])
+        entry.update(_tiling(entry["architecture"], entry["settings"]))
         write_bytes(weights / entry["file"], data)
         models[entry["name"]] = entry
         names.append(entry["name"])
     manifest["models"] = [models[name] for name in sorted(models)]
     write_bytes(source, (json.dumps(manifest, indent=2) + "\n").encode())
     return names
+
+
+def _tiling(architecture: str, settings: dict[str, Any]) -> dict[str, int]:
+    """Return what the engine must know of a network: stride and halos, px (packed px for FAN)."""
+    if architecture != "mdrn":
+        with torch.device("meta"):
+            network = build(architecture, settings)
+        assert not isinstance(network, MDRN)
+        return {"stride": network.stride, "halo": network.halo, "default_halo": network.halo}
+    blocks, unshuffle = settings["blocks"], settings.get("unshuffle", 1)
+    halo = exact_halo(blocks, unshuffle)
+    return {
+        "stride": STRIDE * unshuffle,
+        "halo": halo,
+        "default_halo": _DEFAULT_HALO.get((blocks, unshuffle), halo),
+    }
