@@ -18,6 +18,8 @@ from mdrn_plugin.errors import BadOption, NotSupported
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from mdrn_plugin.mosaic import Mosaic
+
 AXES = "TZCYXS"
 
 # Float pictures whose bulk lies in this interval have white = 1: "0..1, and a little beyond".
@@ -63,6 +65,8 @@ class Picture:
     alpha : bool
         The last sample of S is opacity: carried along untouched, never denoised.
     metadata : Metadata
+    mosaic : Mosaic, optional
+        The pixels (YX) are those of a sensor behind a colour filter array.
     """
 
     pixels: Any
@@ -70,6 +74,7 @@ class Picture:
     range: ValueRange
     alpha: bool = False
     metadata: Metadata = dataclasses.field(default_factory=Metadata)
+    mosaic: Mosaic | None = None
 
     def __post_init__(self) -> None:
         check_axes(self.axes, tuple(self.pixels.shape))

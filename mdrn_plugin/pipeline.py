@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mdrn_plugin import pipeline_raw as raw
 from mdrn_plugin.noise import estimate_channels, told_law, told_sigma
 from mdrn_plugin.picture import Picture, ValueRange, channel_spread
 from mdrn_plugin.plan import Facts, Machine, Options, Plan, parse_noise, resolve
@@ -48,7 +49,16 @@ def prepare(
         alpha=picture.alpha,
         source_metadata=picture.metadata,
     )
-    return picture if value_range is None else dataclasses.replace(picture, range=value_range)
+    return picture if value_range is None else with_range(picture, value_range)
+
+
+def with_range(picture: Picture, value_range: ValueRange) -> Picture:
+    """Return the picture with black and white as the user says, of a mosaic too."""
+    mosaic = picture.mosaic
+    if mosaic is not None:
+        black = ((value_range.black,) * mosaic.period,) * mosaic.period
+        mosaic = dataclasses.replace(mosaic, black=black, white=value_range.white)
+    return dataclasses.replace(picture, range=value_range, mosaic=mosaic)
 
 
 def save(
@@ -58,7 +68,12 @@ def save(
     from mdrn_plugin import formats
 
     formats.write(
-        target, result.picture, provenance=provenance(result.plan), overwrite=overwrite, verify=verify
+        target,
+        result.picture,
+        provenance=provenance(result.plan),
+        overwrite=overwrite,
+        verify=verify,
+        strength=result.plan.strength if _does_something(result.plan) else None,
     )
 
 
@@ -141,14 +156,22 @@ def carry_out(
     pixels = np.empty(picture.shape, picture.pixels.dtype) if out is None else out
     carried_out = run_plan(picture, pixels, plan, zoo or available(), progress=progress, stop=stop)
     denoised = dataclasses.replace(picture, pixels=pixels)
-    check = check_residual(picture, denoised, profiles, plan.strength) if _does_something(plan) else None
+    check = None
+    if _does_something(plan) and picture.mosaic is not None:
+        check = raw.check_mosaic(picture, denoised, profiles[0], plan)
+    elif _does_something(plan):
+        check = check_residual(picture, denoised, profiles, plan.strength)
     verdict, reasons = judge(check, carried_out.doubts)
     return Result(denoised, profiles, carried_out, check, verdict, reasons, time.perf_counter() - began)
 
 
 def measure(picture: Picture, options: Options) -> tuple[NoiseProfile, ...]:
-    """Return one noise profile per channel: estimated, or as the user says."""
+    """Return one noise profile per channel: estimated, or as the user says, or as a RAW file says."""
+    if picture.mosaic is not None:
+        return (raw.measure_mosaic(picture, picture.mosaic, options),)
     wish = parse_noise(options.noise)
+    if options.noise == "auto" and (told := raw.told_by_file(picture)) is not None:
+        return (told,)
     if wish.value is None and wish.law is None:
         return estimate_channels(picture, law=options.noise_model)
     unit = picture.range.white - picture.range.black
@@ -176,6 +199,9 @@ def make_plan(
     """Resolve the plan of a picture; nothing is computed yet."""
     from mdrn_plugin.zoo import available
 
+    if picture.mosaic is not None:
+        machine = find_machine(options)
+        return raw.plan_mosaic(picture, picture.mosaic, profiles[0], options, zoo or available(), machine)
     facts = Facts(
         range=picture.range,
         dtype=np.dtype(picture.pixels.dtype).name,
@@ -219,6 +245,9 @@ def provenance(plan: Plan) -> str:
         "precision": plan.precision,
         "strength": plan.strength,
     }
+    if plan.mosaic is not None:
+        record["mosaic"] = plan.mosaic.kind
+        record["chroma_strength"] = plan.mosaic.chroma_strength
     return json.dumps(record, sort_keys=True)
 
 

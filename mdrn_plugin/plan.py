@@ -13,6 +13,7 @@ from mdrn_plugin.noise.correlation import fill_level
 from mdrn_plugin.noise.stabilise import stabiliser
 
 if TYPE_CHECKING:
+    from mdrn_plugin.mosaic import Mosaic
     from mdrn_plugin.noise.correlation import Spectrum
     from mdrn_plugin.noise.curve import NoiseCurve
     from mdrn_plugin.noise.profile import NoiseProfile
@@ -32,13 +33,13 @@ _NATURAL_SPREAD = (0.2, 2.0)
 _DECADE_SPREAD = 0.4
 
 # Noise below this, on 0..255, is not worth a network: rounding to 8 bit alone is 0.29.
-_NO_NOISE_255 = 0.3
+NO_NOISE_255 = 0.3
 
 # px. Networks take a tile in strips of rows, whose memory grows with its width: 9 megapixels (2B, bf16)
 # needed 778 MB at 1024 and 933 MB at 2048, in the same time (67.1 and 66.4 s of one core), although a
 # halo of 48 adds 20 % of pixels to the one and 10 % to the other.
-_TILE_CPU = 1024
-_TILE_CUDA = 1024
+TILE_CPU = 1024
+TILE_CUDA = 1024
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +66,8 @@ class Options:
         CPU threads.
     strength : float
         0 keeps the input, 1 takes the network's result.
+    chroma_strength : float, optional
+        The same for the colour noise of RAW mosaics; left out: as `strength`.
     exact : bool
         fp32 and the full halo: tiled equals whole to rounding.
     """
@@ -78,6 +81,7 @@ class Options:
     tile: int | None = None
     threads: int | None = None
     strength: float = 1.0
+    chroma_strength: float | None = None
     exact: bool = False
 
     def __post_init__(self) -> None:
@@ -93,6 +97,8 @@ class Options:
             raise BadOption(f"quality {self.quality!r}: expected one of {', '.join(QUALITIES)}")
         if not 0 <= self.strength <= 1:
             raise BadOption(f"strength {self.strength}: expected a number from 0 to 1")
+        if self.chroma_strength is not None and not 0 <= self.chroma_strength <= 1:
+            raise BadOption(f"chroma strength {self.chroma_strength}: expected a number from 0 to 1")
         if self.tile is not None and (self.tile < 32 or self.tile % 16):
             raise BadOption(f"tile {self.tile}: expected a multiple of 16 from 32 on, such as 256")
         if self.threads is not None and self.threads < 1:
@@ -161,6 +167,29 @@ class Step:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class MosaicStep:
+    """What is done around the network to the mosaic of a RAW file.
+
+    Attributes
+    ----------
+    kind : str
+        "gray": the whole mosaic through a gray model, colours laid aside; "network": a model for packed
+        mosaics.
+    mosaic : Mosaic
+        Pattern and levels.
+    window : int
+        Of the fit of the colours, px; 0 for "network".
+    chroma_strength : float
+        0 keeps the colour noise, 1 takes it away.
+    """
+
+    kind: str
+    mosaic: Mosaic
+    window: int
+    chroma_strength: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Plan:
     """Everything that decides the result, resolved; equal plans give equal bytes."""
 
@@ -175,6 +204,7 @@ class Plan:
     user_tile: bool
     notes: tuple[str, ...] = ()  # worth knowing
     doubts: tuple[str, ...] = ()  # reasons not to trust the result
+    mosaic: MosaicStep | None = None  # of RAW files: one step then, for the whole mosaic
 
     def explain(self) -> str:
         """Return the plan in about five lines."""
@@ -195,11 +225,17 @@ class Plan:
                 f"tiles of {first.tile} px with a halo of {first.halo} px"
                 + (", mean of 8 symmetries" if self.ensemble == 8 else "")
                 + (f", strength {self.strength:g}" if self.strength != 1 else "")
+                + self._explain_chroma()
             )
         lines.append(f"{self.device}, {self.precision}, {self.threads} threads")
         lines.extend(f"note: {note}" for note in self.notes)
         lines.extend(f"doubt: {doubt}" for doubt in self.doubts)
         return "\n".join(lines)
+
+    def _explain_chroma(self) -> str:
+        if self.mosaic is None or self.mosaic.chroma_strength == self.strength:
+            return ""
+        return f", of colour {self.mosaic.chroma_strength:g}"
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for JSON, stable within a version; no clock, no path."""
@@ -313,10 +349,10 @@ def _step(
     route = _route(facts, spread, profile, options, notes)
     black, gain = route.black, route.gain
     sigma_255 = route.sigma * gain * 255
-    silent = _pooled(profile.sigma) * unit * _mapping(facts, spread)[1] * 255 < _NO_NOISE_255
+    silent = _pooled(profile.sigma) * unit * _mapping(facts, spread)[1] * 255 < NO_NOISE_255
     if options.model is None and (silent or options.strength == 0):
         reason = "no noise found, passed through" if options.strength else "strength 0, passed through"
-        return Step(None, "", sigma_255, black, gain, _TILE_CPU, 0, 8, reason)
+        return Step(None, "", sigma_255, black, gain, TILE_CPU, 0, 8, reason)
     descriptor, reason = choose_model(zoo, 3 if joint else 1, options, sigma_255, notes, doubts)
     top = max(d.band_255[1] for d in zoo.descriptors if d.colours == descriptor.colours)
     limit = descriptor.trained_255[1] if options.model else top
@@ -326,7 +362,7 @@ def _step(
             f"noise {sigma_255:.0f}/255 is above the models' range: contrast reduced before the network"
         )
         sigma_255 = limit
-    tile = options.tile or (_TILE_CUDA if machine.device.startswith("cuda") else _TILE_CPU)
+    tile = options.tile or (TILE_CUDA if machine.device.startswith("cuda") else TILE_CPU)
     return Step(
         model=descriptor.name,
         sha256=descriptor.sha256,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mdrn_plugin.engine.device import threads
+from mdrn_plugin.engine.mosaic import MosaicRoute, count_mosaic_tiles, run_mosaic
 from mdrn_plugin.engine.routes import Route, count_route_tiles, run_route, stabilised
 from mdrn_plugin.engine.run import Job, count_tiles, run_plane
 from mdrn_plugin.picture import as_rows_columns_samples
@@ -53,6 +54,8 @@ def run_plan(
     Plan
         As it was carried out: smaller tiles or another device if memory ran out, with a note.
     """
+    if plan.mosaic is not None:
+        return _run_mosaic_plan(picture, out, plan, zoo, progress, stop)
     jobs = [job_of(plan, step, zoo) for step in plan.steps]
     routes = [Route(step.curves, step.spectra) if step.curves else None for step in plan.steps]
     planes = list(picture.planes())
@@ -91,6 +94,38 @@ def run_plan(
                     job = run_route(*places, job, route.part(part), tile_done=tile_done, stop=stop)
             jobs[channel] = job
     return _as_carried_out(plan, jobs)
+
+
+def _run_mosaic_plan(
+    picture: Picture, out: NDArray[Any], plan: Plan, zoo: Zoo, progress: Progress | None, stop: Stop | None
+) -> Plan:
+    job, wish, step = job_of(plan, plan.steps[0], zoo), plan.mosaic, plan.steps[0]
+    assert wish is not None
+    source = np.asarray(picture.pixels)
+    if job is None:
+        out[...] = source
+        return plan
+    route = MosaicRoute(wish.mosaic, step.curves, wish.window, plan.strength, wish.chroma_strength)
+    packed = wish.kind == "network"
+    height, width = source.shape
+    total = done = 0
+
+    def tile_done() -> None:
+        nonlocal done
+        done = min(done + 1, total)
+        if progress is not None:
+            progress(done, total)
+
+    with threads(plan.threads):
+        if packed:
+            from mdrn_plugin.engine.packed import count_packed_tiles, run_packed
+
+            total = count_packed_tiles(height, width, job)
+            job = run_packed(source, out, job, route, tile_done=tile_done, stop=stop)
+        else:
+            total = count_mosaic_tiles(height, width, job, route)
+            job = run_mosaic(source, out, job, route, tile_done=tile_done, stop=stop)
+    return _as_carried_out(plan, [job])
 
 
 def network_planes(picture: Picture, plan: Plan) -> Iterator[tuple[Step, NDArray[np.float32]]]:

@@ -26,12 +26,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_MAX_PIXELS",
+    "RAW_SUFFIXES",
     "READABLE_SUFFIXES",
     "check_can_hold",
     "format_of_suffix",
-    "read",
     "is_zarr",
     "open_lazily",
+    "read",
     "sniff",
     "suffix_for",
     "write",
@@ -43,9 +44,15 @@ _SUFFIXES = {
     "jpeg": (".jpg", ".jpeg", ".jpe", ".jfif"),
     "webp": (".webp",),
     "bmp": (".bmp", ".dib"),
-}
     "zarr": (".zarr",),
+}
 READABLE_SUFFIXES = frozenset(s for several in _SUFFIXES.values() for s in several)
+# What cameras call their files; folders are searched for them. Taken for RAW by content only.
+RAW_SUFFIXES = frozenset(
+    {".dng", ".nef", ".nrw", ".cr2", ".cr3", ".crw", ".arw", ".sr2", ".srf", ".raf", ".rw2", ".orf", ".pef"}
+    | {".srw", ".kdc", ".dcr", ".k25", ".mrw", ".3fr", ".fff", ".iiq", ".mef", ".mos", ".erf", ".rwl", ".x3f"}
+    | {".gpr", ".raw"}
+)
 
 # Recognised by content, not read: what the user can do.
 _REFUSED = {
@@ -67,8 +74,6 @@ _REFUSED = {
     "dicom": "DICOM; export the picture as TIFF",
     "npy": "a numpy array; load it and pass it to the Python interface",
     "pnm": "a portable any-map; convert it to PNG or TIFF",
-    "raw": "undeveloped camera RAW; develop it to 16-bit TIFF",
-    "dng": "undeveloped camera RAW (DNG); develop it to 16-bit TIFF",
 }
 # Recognised, and no picture at all.
 _NO_PICTURE = {
@@ -95,7 +100,8 @@ def read(path: str | os.PathLike[str], *, max_pixels: int | None = None) -> Pict
     -------
     Picture
         Pixels as they are stored: orientation is not applied, integers keep their type, alpha is
-        the last sample. Palettes and fewer than 8 bit become 8 bit, which `metadata.note` says.
+        the last sample. Palettes and fewer than 8 bit become 8 bit, which `metadata.note` says. Of RAW
+        files the undeveloped pixels, see `mdrn_plugin.formats.raw`.
 
     Raises
     ------
@@ -107,16 +113,16 @@ def read(path: str | os.PathLike[str], *, max_pixels: int | None = None) -> Pict
     where = Path(path)
     name = shown(where)
     with _reading(name):
+        if where.is_dir() and is_zarr(where):
+            from mdrn_plugin.formats import zarr
+
+            return zarr.read(where, max_pixels)
         with open_regular(where) as file:
             size = os.fstat(file.fileno()).st_size
             kind = sniff_open(file)
         if kind == "tiff":
             from mdrn_plugin.formats import tiff
 
-        if where.is_dir() and is_zarr(where):
-            from mdrn_plugin.formats import zarr
-
-            return zarr.read(where, max_pixels)
             return tiff.read(where, max_pixels)
         if kind == "png":
             from mdrn_plugin.formats import png
@@ -127,6 +133,10 @@ def read(path: str | os.PathLike[str], *, max_pixels: int | None = None) -> Pict
 
             reader = {"jpeg": photo.read_jpeg, "webp": photo.read_webp, "bmp": photo.read_bmp}[kind]
             return reader(where, max_pixels)
+        if kind in ("raw", "dng"):
+            from mdrn_plugin.formats import raw
+
+            return raw.read(where, max_pixels)
     if size == 0:
         raise CannotRead(f"{name}: is empty (0 bytes); get an intact copy")
     if kind in _REFUSED:
@@ -135,16 +145,6 @@ def read(path: str | os.PathLike[str], *, max_pixels: int | None = None) -> Pict
     raise CannotRead(f"{name}: expected a picture, got {words}; use {', '.join(sorted(READABLE_SUFFIXES))}")
 
 
-def write(
-    path: str | os.PathLike[str],
-    picture: Picture,
-    *,
-    provenance: str | None = None,
-    overwrite: bool = False,
-    quality: int | None = None,
-    verify: bool = False,
-) -> None:
-    """Write a picture in the format of its suffix, all metadata that the format can hold included.
 def open_lazily(path: str | os.PathLike[str]) -> Picture:
     """Open a picture without reading its pixels: OME-Zarr, and TIFF of plain gray or colour.
 
@@ -175,6 +175,17 @@ def open_lazily(path: str | os.PathLike[str]) -> Picture:
     raise NotSupported(f"{name}: cannot be read in parts; use TIFF or OME-Zarr")
 
 
+def write(
+    path: str | os.PathLike[str],
+    picture: Picture,
+    *,
+    provenance: str | None = None,
+    overwrite: bool = False,
+    quality: int | None = None,
+    verify: bool = False,
+    strength: float | None = None,
+) -> None:
+    """Write a picture in the format of its suffix, all metadata that the format can hold included.
 
     Parameters
     ----------
@@ -191,7 +202,9 @@ def open_lazily(path: str | os.PathLike[str]) -> Picture:
     verify : bool
         Decode the finished file before it takes its name, and compare the pixels: bit by bit, or
         within what the coding loses for JPEG and lossy WebP. Without it, structure, page count
-        and size are checked.
+        and size are checked. DNG is always decoded.
+    strength : float, optional
+        Of the denoising, for what DNG says of the noise that is left; None: it was not denoised.
 
     Raises
     ------
@@ -212,6 +225,18 @@ def open_lazily(path: str | os.PathLike[str]) -> Picture:
         source_metadata=picture.metadata,
     )
     kind = format_of_suffix(where)
+    if kind == "dng":
+        from mdrn_plugin.formats import dng
+
+        with write_atomic(
+            where, check=_checked(where, lambda part: dng.verify(part, picture)), overwrite=overwrite
+        ) as file:
+            dng.write(file, picture, provenance, strength)
+        return
+    if _is_raw(picture.metadata):
+        from mdrn_plugin.formats import developing
+
+        picture = developing.develop(picture, _developed_dtype(str(kind)))
 
     def checked(structure: Callable[[Path], None]) -> Callable[[Path], None]:
         def check(part: Path) -> None:
@@ -235,6 +260,13 @@ def open_lazily(path: str | os.PathLike[str]) -> Picture:
             overwrite=overwrite,
         ) as file:
             count = tiff_write.write(file, where, picture, provenance)
+        return
+    if kind == "zarr":
+        from mdrn_plugin.formats import zarr_write
+
+        complete = checked(lambda part: zarr_write.verify(part, picture.shape, picture.axes))
+        with write_folder_atomic(where, check=complete, overwrite=overwrite) as folder:
+            zarr_write.write(folder, picture, provenance)
         return
     pixels = _one_plane(picture)
     if kind == "png":
@@ -261,13 +293,6 @@ def open_lazily(path: str | os.PathLike[str]) -> Picture:
 
 
 def check_can_hold(
-    if kind == "zarr":
-        from mdrn_plugin.formats import zarr_write
-
-        complete = checked(lambda part: zarr_write.verify(part, picture.shape, picture.axes))
-        with write_folder_atomic(where, check=complete, overwrite=overwrite) as folder:
-            zarr_write.write(folder, picture, provenance)
-        return
     suffix_or_path: str | os.PathLike[str],
     *,
     shape: tuple[int, ...],
@@ -292,7 +317,6 @@ def check_can_hold(
     CannotHold
         It cannot; the message says why and what can.
     """
-    del source_metadata  # every format takes the common fields of every other
     name = shown(Path(suffix_or_path))
     kind = format_of_suffix(suffix_or_path)
     if kind is None:
@@ -302,10 +326,22 @@ def check_can_hold(
     if 0 in shape:
         raise CannotHold(f"{name}: expected at least one pixel, got shape {shape}")
     known = np.dtype(dtype)
+    if kind == "dng":
+        from mdrn_plugin.formats import dng
+
+        dng.check(name, shape, axes, known, source_metadata)
+        return
+    if _is_raw(source_metadata):  # it will be developed
+        shape, axes, known = (*shape[:2], 3), "YXS", np.dtype(_developed_dtype(kind))
     if kind == "tiff":
         from mdrn_plugin.formats import tiff_write
 
         tiff_write.check(name, known, axes)
+    elif kind == "zarr":
+        from mdrn_plugin.formats import zarr, zarr_write
+
+        zarr.library()
+        zarr_write.check(name, known, axes, alpha)
     elif kind == "png":
         from mdrn_plugin.formats import png
 
@@ -317,10 +353,24 @@ def check_can_hold(
         checks[kind](name, shape, axes, known, alpha)
 
 
+def _is_raw(metadata: Metadata | None) -> bool:
+    if metadata is None or metadata.format not in ("raw", "dng"):
+        return False
+    from mdrn_plugin.formats.raw import RawMetadata
+
+    return isinstance(metadata, RawMetadata)
+
+
+def _developed_dtype(kind: str) -> str:
+    return "uint16" if kind in ("tiff", "png") else "uint8"
+
+
 def format_of_suffix(suffix_or_path: str | os.PathLike[str]) -> str | None:
     """Return the name of the format that a suffix or path stands for, None if unknown."""
     name = Path(suffix_or_path).name.lower()
     suffix = "." + name.rpartition(".")[2] if "." in name else ""
+    if suffix == ".dng":
+        return "dng"
     return next((kind for kind, several in _SUFFIXES.items() if suffix in several), None)
 
 
@@ -332,16 +382,13 @@ def suffix_for(format: str) -> str:
     CannotHold
         No such format.
     """
+    if format == "dng":
+        return ".dng"
     if format not in _SUFFIXES:
         raise CannotHold(f"format {format!r}: expected one of {', '.join(_SUFFIXES)}")
     return _SUFFIXES[format][0]
 
 
-    elif kind == "zarr":
-        from mdrn_plugin.formats import zarr, zarr_write
-
-        zarr.library()
-        zarr_write.check(name, known, axes, alpha)
 def _one_plane(picture: Picture) -> Any:
     """Return rows x columns [x samples] of a picture that has one plane."""
     index = next(picture.planes())
@@ -369,8 +416,6 @@ def _compare(part: Path, picture: Picture, kind: str) -> None:
         if back.axes != picture.axes:  # an axis without a letter in the file comes back as another
             found = np.asarray(found).reshape(picture.shape)
     if kind == "webp" and meant.ndim == 2 and found.ndim == 3:
-    if suffix == ".dng":
-        return "dng"
         meant = np.repeat(meant[..., None], 3, axis=2)
     if meant.dtype.kind == "b" and found.dtype != meant.dtype:
         meant = meant.astype(found.dtype) * 255
@@ -382,8 +427,6 @@ def _compare(part: Path, picture: Picture, kind: str) -> None:
             one, other = np.asarray(meant[index]), np.asarray(found[index])
             if not np.array_equal(one, other, equal_nan=one.dtype.kind == "f"):
                 raise ValueError("decodes to other pixel values than were written")
-    if format == "dng":
-        return ".dng"
         return
     difference = found.astype(np.float32) - meant
     height, width = difference.shape[0] // 8, difference.shape[1] // 8

@@ -115,9 +115,12 @@ class DirectoryReader:
     ----------
     file : binary file
         Seekable; its length is what every pointer is checked against.
+    versions : collection of int
+        Second numbers of the header that are taken for it: 42, 43 (BigTIFF), and those that some cameras
+        write in their place.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, versions: Collection[int] = (42, 43)) -> None:
         self.file = file
         self.size = file.seek(0, io.SEEK_END)
         file.seek(0)
@@ -127,7 +130,7 @@ class DirectoryReader:
             raise BadDirectory("no TIFF header")
         self.order = order
         version = struct.unpack(f"{order}H", head[2:4])[0]
-        if version not in (42, 43):
+        if version not in versions:
             raise BadDirectory(f"TIFF version {version}, expected 42 or 43")
         self.big = version == 43
         if self.big and len(head) < 16:

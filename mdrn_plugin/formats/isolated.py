@@ -192,7 +192,8 @@ class _Reader(pickle.Unpickler):
     """Loads our own records and nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
-        ours = module == "mdrn_plugin.picture" or module.startswith("mdrn_plugin.formats.")
+        ours = module in ("mdrn_plugin.picture", "mdrn_plugin.mosaic")
+        ours = ours or module.startswith("mdrn_plugin.formats.")
         found = getattr(importlib.import_module(module), name, None) if ours else None
         if isinstance(found, type) and hasattr(found, "__dataclass_fields__"):
             return found
@@ -202,9 +203,9 @@ class _Reader(pickle.Unpickler):
 def _assemble(answer: Any, pixels: bytearray) -> Picture:
     from mdrn_plugin.picture import Picture
 
-    axes, value_range, alpha, metadata, dtype, shape = answer
+    axes, value_range, alpha, metadata, mosaic, dtype, shape = answer
     array = np.frombuffer(pixels, np.dtype(dtype)).reshape(shape)
-    return Picture(array, axes, value_range, alpha=alpha, metadata=metadata)
+    return Picture(array, axes, value_range, alpha=alpha, metadata=metadata, mosaic=mosaic)
 
 
 def _send(pipe: Any, data: bytes) -> None:
@@ -265,7 +266,8 @@ def _answer(path: str, max_pixels: int | None, seconds: float) -> tuple[int, byt
         return _ERROR, pickle.dumps(("CannotRead", f"{shown(Path(path))}: needs too much memory")), _NOTHING
     finally:
         _alarm(0)
-    facts = (picture.axes, picture.range, picture.alpha, picture.metadata, pixels.dtype.str, pixels.shape)
+    about = (picture.axes, picture.range, picture.alpha, picture.metadata, picture.mosaic)
+    facts = (*about, pixels.dtype.str, pixels.shape)
     return _PICTURE, pickle.dumps(facts), pixels.reshape(-1).view(np.uint8).data
 
 

@@ -40,6 +40,9 @@ _MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (0, b"MMOR", "raw"),
     (0, b"IIU\0", "raw"),
     (0, b"FUJIFILMCCD-RAW", "raw"),
+    (6, b"HEAPCCDR", "raw"),
+    (0, b"FOVb", "raw"),
+    (0, b"\0MRM", "raw"),
     (0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "oib"),
 )
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -100,15 +103,15 @@ def sniff(path: str | os.PathLike[str]) -> str | None:
         return sniff_open(file)
 
 
-def sniff_open(file: BinaryIO) -> str | None:
-    """Name the format of an open file; its position is lost."""
-    file.seek(0)
 def is_zarr(path: str | os.PathLike[str]) -> bool:
     """Whether a folder is a zarr store, group or array, of version 2 or 3."""
     names = ("zarr.json", ".zattrs", ".zgroup", ".zarray")
     return any(os.path.isfile(os.path.join(os.fspath(path), name)) for name in names)
 
 
+def sniff_open(file: BinaryIO) -> str | None:
+    """Name the format of an open file; its position is lost."""
+    file.seek(0)
     head = file.read(512)
     if head[:4] in _TIFF:
         return _tiff_or_raw(file, head)
