@@ -14,6 +14,7 @@ import click
 
 from mdrn_plugin import __version__
 from mdrn_plugin.cli_options import Signals, options_of, parse_range, processing_options
+from mdrn_plugin.cli_raw import facts, lines, output_option, told_once
 from mdrn_plugin.cli_volumes import add_volume_commands
 from mdrn_plugin.errors import (
     EXIT_BUG,
@@ -153,6 +154,7 @@ def _from_config(context: click.Context, _: click.Parameter, file: Path | None) 
     help="Format of the outputs.  [default: that of each input]",
 )
 @processing_options
+@output_option
 @click.option("--same-noise", is_flag=True, help="One noise for all like pictures of a folder: a series.")
 @click.option(
     "--max-pixels", type=click.IntRange(min=1), metavar="N", help="Refuse larger files.  [default: 2e9]"
@@ -212,6 +214,7 @@ def denoise(
     suffix: str,
     format: str | None,
     limits: str | None,
+    raw_output: str,
     same_noise: bool,
     max_pixels: int | None,
     resume: bool,
@@ -238,7 +241,7 @@ def denoise(
     """
     from mdrn_plugin.batch import jobs as batch_jobs
     from mdrn_plugin.batch.run import Settings
-    from mdrn_plugin.formats import READABLE_SUFFIXES
+    from mdrn_plugin.formats import RAW_SUFFIXES, READABLE_SUFFIXES
 
     given = inputs or tuple(context.obj or ())
     if not given:
@@ -268,11 +271,12 @@ def denoise(
         return batch_jobs.collect(
             listed,
             out,
-            suffixes=frozenset(READABLE_SUFFIXES),
+            suffixes=READABLE_SUFFIXES | RAW_SUFFIXES,
             recursive=recursive,
             pattern=pattern,
             suffix=suffix,
             format=format,
+            raw_output=raw_output,
         )
 
     jobs = collect()
@@ -468,13 +472,13 @@ def info(file: Path, limits: str | None, as_json: bool, **wishes: Any) -> None:
 
     from mdrn_plugin import formats
     from mdrn_plugin.noise import describe
-    from mdrn_plugin.pipeline import make_plan, measure
+    from mdrn_plugin.pipeline import make_plan, measure, with_range
 
     options = options_of(wishes)
     picture = formats.read(file)
     given = parse_range(limits)
     if given is not None:
-        picture = dataclasses.replace(picture, range=given)
+        picture = with_range(picture, given)
     profiles = measure(picture, options)
     plan = make_plan(picture, profiles, options)
     if as_json:
@@ -488,6 +492,7 @@ def info(file: Path, limits: str | None, as_json: bool, **wishes: Any) -> None:
                     "dtype": str(picture.pixels.dtype),
                     "alpha": picture.alpha,
                     "range": dataclasses.asdict(picture.range),
+                    "raw": facts(picture),
                     "noise": [dataclasses.asdict(p) for p in profiles],
                     "plan": plan.as_dict(),
                 }
@@ -499,9 +504,11 @@ def info(file: Path, limits: str | None, as_json: bool, **wishes: Any) -> None:
     click.echo(f"file     {file}")
     click.echo(f"picture  {picture.metadata.format}, {shape}, {picture.pixels.dtype}")
     click.echo(f"range    black {r.black:g}, white {r.white:g} ({r.reason})")
+    for line in lines(picture):
+        click.echo(line)
     for k, profile in enumerate(profiles):
         name = f"channel {k}: " if len(profiles) > 1 else ""
-        click.echo(f"noise    {name}{describe(profile, picture.range)}")
+        click.echo(f"noise    {name}{describe(told_once(profile), picture.range)}")
     for number, text in enumerate(plan.explain().splitlines()):
         click.echo(f"{'plan' if number == 0 else '':9}{text}")
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mdrn_plugin.cli_raw import chroma_option
 from mdrn_plugin.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, BadOption
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ def processing_options(command: Any) -> Any:
                 show_default=True,
                 help="0 keeps the input, 1 takes the result.",
             ),
+            chroma_option,
             click.option("--exact", is_flag=True, help="fp32 and the full halo: tiled equals whole."),
             click.option("--range", "limits", metavar="LOW,HIGH", help="The values of black and white."),
         )

@@ -141,7 +141,7 @@ def _network_step(
         sigma_255=level,
         black=mosaic.floor,
         gain=1 / (mosaic.white - mosaic.floor),
-        tile=max(descriptor.stride, tile // descriptor.stride * descriptor.stride),
+        tile=max(2 * descriptor.stride, tile // (2 * descriptor.stride) * 2 * descriptor.stride),
         halo=descriptor.halo if options.exact else descriptor.default_halo,
         stride=descriptor.stride,
         reason=f"noise {level:.1f}/255 at 18 % gray lies in its band {low:g} to {high:g}",

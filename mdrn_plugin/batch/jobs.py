@@ -15,9 +15,9 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from mdrn_plugin.errors import BadOption, OutputUnusable
+from mdrn_plugin.errors import BadOption, MdrnError, OutputUnusable
 from mdrn_plugin.files import open_part, remove_stale_parts
-from mdrn_plugin.formats import format_of_suffix, is_zarr, suffix_for
+from mdrn_plugin.formats import format_of_suffix, is_zarr, sniff, suffix_for
 
 LEDGER_FOLDER = ".mdrn"
 _LONGEST_NAME = 255  # bytes, on every file system in common use
@@ -56,6 +56,7 @@ def collect(
     pattern: str = "*",
     suffix: str = "",
     format: str | None = None,
+    raw_output: str = "dng",
 ) -> Jobs:
     """Turn files, folders and globs into jobs.
 
@@ -76,6 +77,8 @@ def collect(
         Put behind the name of each output: ``a.tif`` becomes ``a-clean.tif`` with ``-clean``.
     format : str, optional
         Format of all outputs, see `formats.suffix_for`; left out, that of each input.
+    raw_output : str
+        What RAW files (by their content) become if `format` is left out.
 
     Raises
     ------
@@ -89,7 +92,7 @@ def collect(
     out_real = Path(os.path.realpath(out))
     for text in inputs:
         for source, relative in _expand(text, out_real, suffixes, recursive, pattern, failures):
-            wished = format or ("zarr" if source.is_dir() else None)
+            wished = format or _format_by_content(source, raw_output)
             target = out / relative.with_name(_target_name(relative.name, suffix, wished))
             if len(os.fsencode(target.name)) > _LONGEST_NAME:
                 failures.append(
@@ -100,6 +103,19 @@ def collect(
     jobs = tuple(found.values())
     _refuse_collisions(jobs, out)
     return Jobs(jobs, tuple(failures))
+
+
+def _format_by_content(source: Path, raw_output: str) -> str | None:
+    """Return the format of the output where it is not that of the input's name."""
+    if source.is_dir():
+        return "zarr"
+    kind = format_of_suffix(source)
+    if kind not in (None, "tiff", "dng"):
+        return None  # not opened for this: a folder may have thousands
+    try:
+        return raw_output if sniff(source) in ("raw", "dng") else None
+    except MdrnError:
+        return None  # reading it will say what is wrong
 
 
 def _target_name(name: str, suffix: str, format: str | None) -> str:

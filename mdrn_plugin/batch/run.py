@@ -577,6 +577,10 @@ class Session:
         if task.volume is None and not self._save(task):
             task.outcome = Outcome(job.source, job.target, "skipped", "done by another run meanwhile")
             return
+        if result.picture.metadata.format in ("raw", "dng"):
+            from mdrn_plugin.batch.sidecars import copy_sidecars
+
+            copy_sidecars(job.source, job.target, overwrite=task.overwrite)
         ledger.done(
             job,
             key,

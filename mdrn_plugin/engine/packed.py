@@ -3,7 +3,8 @@
 Such a network is called as ``network(x_N4HW, sigma_N4HW)``: half the mosaic's height and width,
 channels red, green of the red rows, green of the blue rows, blue; 0 is black, 1 is white; sigma is
 the standard deviation of the noise of each value in the same unit. It returns the denoised values.
-The descriptor's stride, tile and halo count pixels of the mosaic.
+A network without noise map (``noise_map`` false) is called with the first only. Stride and halo of
+its descriptor count packed pixels, the tile counts pixels of the mosaic.
 """
 
 from __future__ import annotations
@@ -74,8 +75,8 @@ def run_packed(
 
 
 def _tiles(height: int, width: int, job: Job) -> list[Tile]:
-    grid = int(np.lcm(job.stride, 2))
-    return cut(height, width, max(grid, job.tile // grid * grid), -(-job.halo // grid) * grid, grid)
+    grid = 2 * job.stride
+    return cut(height, width, max(grid, job.tile // grid * grid), -(-2 * job.halo // grid) * grid, grid)
 
 
 def _denoised(
@@ -91,17 +92,18 @@ def _denoised(
     for k, curve in enumerate(route.curves):
         chosen = colour_HW == k
         # The signal of the curve counts from the common black; what lies under it has the noise of black.
-        signal = mosaic.floor + np.maximum(x_HW[chosen], 0.0) * (mosaic.white - mosaic.floor)
+        signal = mosaic.floor + np.clip(x_HW[chosen], 0.0, 1.0) * (mosaic.white - mosaic.floor)
         sigma_HW[chosen] = np.sqrt(curve.variance(signal)) / (mosaic.white - mosaic.floor)
     # Rows and columns in front until a red pixel is first, and behind until the network's stride fits:
     # reflected, which keeps the colours in their places.
     first = next((k, n) for k in (0, 1) for n in (0, 1) if mosaic.pattern[k][n] == 0)
     top, left = (first[0] - tile.read_top) % 2, (first[1] - tile.read_left) % 2
-    grid = int(np.lcm(job.stride, 2))
+    grid = 2 * job.stride
     rim = ((top, (-height - top) % grid), (left, (-width - left) % grid))
     x, sigma = (_packed(_mirrored(v, rim)).to(job.device) for v in (x_HW, sigma_HW))
     with torch.inference_mode(), torch.autocast(job.device.split(":")[0], enabled=False):
-        d_14HW = _eightfold(network, x, sigma) if job.ensemble == 8 else network(x, sigma)
+        run = _eightfold if job.ensemble == 8 else _once
+        d_14HW = run(network, x, sigma)
     d_HW = torch.nn.functional.pixel_shuffle(d_14HW.float(), 2)[0, 0].cpu().numpy()
     d_HW = d_HW[top : top + height, left : left + width]
     return np.asarray(d_HW * np.float32(mosaic.white - mosaic.floor) + black_HW, np.float32)
@@ -119,6 +121,11 @@ def _packed(values_HW: NDArray[np.float32]) -> Tensor:
     return torch.nn.functional.pixel_unshuffle(whole, 2)
 
 
+def _once(network: torch.nn.Module, x: Tensor, sigma: Tensor) -> Tensor:
+    found: Tensor = network(x, sigma) if getattr(network, "noise_map", True) else network(x)
+    return found
+
+
 def _eightfold(network: torch.nn.Module, x: Tensor, sigma: Tensor) -> Tensor:
     """Return the mean over the eight symmetries, in which red stays first (Bayer-preserving).
 
@@ -133,7 +140,7 @@ def _eightfold(network: torch.nn.Module, x: Tensor, sigma: Tensor) -> Tensor:
                 t = t.flip(flips) if flips else t
                 return t.transpose(2, 3)[:, [0, 2, 1, 3]] if transposed else t
 
-            found = network(turn(x), turn(sigma)).float()
+            found = _once(network, turn(x), turn(sigma)).float()
             found = found.transpose(2, 3)[:, [0, 2, 1, 3]] if transposed else found
             total += found.flip(flips) if flips else found
     return total / 8

@@ -10,6 +10,7 @@ import numpy as np
 
 from mdrn_plugin.engine.device import threads
 from mdrn_plugin.engine.mosaic import MosaicRoute, count_mosaic_tiles, run_mosaic
+from mdrn_plugin.engine.packed import count_packed_tiles, run_packed
 from mdrn_plugin.engine.routes import Route, count_route_tiles, run_route, stabilised
 from mdrn_plugin.engine.run import Job, count_tiles, run_plane
 from mdrn_plugin.picture import as_rows_columns_samples
@@ -118,8 +119,6 @@ def _run_mosaic_plan(
 
     with threads(plan.threads):
         if packed:
-            from mdrn_plugin.engine.packed import count_packed_tiles, run_packed
-
             total = count_packed_tiles(height, width, job)
             job = run_packed(source, out, job, route, tile_done=tile_done, stop=stop)
         else:

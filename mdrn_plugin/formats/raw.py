@@ -236,13 +236,18 @@ def _metadata(raw: Any, tags: Tags, shape: tuple[int, ...]) -> RawMetadata:
         matrices=_matrices(raw, tags),
         noise=_noise(tags),
         iso=iso or _positive(shot.iso_speed),
-        exposure_s=tags.number(33434) or _positive(shot.shutter_speed),
-        aperture=tags.number(33437) or _positive(shot.aperture),
-        focal_mm=tags.number(37386) or _positive(shot.focal_length),
+        exposure_s=_shot(tags, 33434, shot.shutter_speed),
+        aperture=_shot(tags, 33437, shot.aperture),
+        focal_mm=_shot(tags, 37386, shot.focal_length),
         lens=tags.text(42036) or (lens.model or "").strip(),
         date=tags.text(36867) or tags.text(306),
         note=_note(tags),
     )
+
+
+def _shot(tags: Tags, tag: int, found: float) -> float | None:
+    """Return what EXIF says; LibRaw, which has 1 for "unknown", is asked only where EXIF has no such tag."""
+    return _positive(found if tags.find(tag) is None else tags.number(tag))
 
 
 def _note(tags: Tags) -> str:
