@@ -83,6 +83,28 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--url", help="where to fetch it from, instead of its home")
     data.set_defaults(run=_data)
 
+    raw = commands.add_parser("make-raw", help="write a paired RAW set with the noise of real sensors")
+    raw.add_argument("out", type=Path, help="folder of the set")
+    raw.add_argument("--data", required=True, type=Path, help="folder of clean sRGB pictures, or a pack")
+    raw.add_argument("--cache", type=Path, default=Path("runs/data"), help="where pictures are decoded to")
+    raw.add_argument("--count", type=int, default=0, help="pairs (default: one of every picture)")
+    raw.add_argument("--size", type=int, default=0, help="px, crop from the middle (default: whole)")
+    raw.add_argument("--pattern", default="bayer", help="RGGB, BGGR, GRBG, GBRG, XTRANS, or bayer: all four")
+    raw.add_argument("--line", default="all", help="noise line: dnd, sidd, or all")
+    raw.add_argument(
+        "--sigma",
+        nargs=2,
+        type=float,
+        default=(0.5, 25.0),
+        metavar=("LOW", "HIGH"),
+        help="noise at mid grey, 0..255 (default: 0.5 25)",
+    )
+    raw.add_argument("--bits", type=int, default=14, help="of the converter, 0: none (default: 14)")
+    raw.add_argument("--row-share", type=float, default=0.0, help="of the read noise that rows share, 0..1")
+    raw.add_argument("--licences", type=Path, help="text for SOURCES.txt (default: what lies with the data)")
+    raw.add_argument("--seed", type=int, default=1)
+    raw.set_defaults(run=_make_raw)
+
     ship = commands.add_parser("ship", help="put finished runs among the weights that ship")
     ship.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     ship.add_argument("--weights", type=Path, default=Path("weights"))
@@ -255,6 +277,31 @@ def _data(options: argparse.Namespace) -> int:
         fetch(DIV2K, options.folder, options.url)
     pack = open_pack(options.folder, options.cache)
     print(f"{options.cache / pack.digest[:16]}: {len(pack.entries)} pictures, {pack.pixels.size:,} bytes")
+    return 0
+
+
+def _make_raw(options: argparse.Namespace) -> int:
+    from .camera import LINES
+    from .data import open_pack
+    from .mosaic import BAYER
+    from .rawset import RawSet, find_licences, make_set
+
+    pack = open_pack(options.data, options.cache)
+    kind = RawSet(
+        sigma_255=(options.sigma[0], options.sigma[1]),
+        patterns=BAYER if options.pattern == "bayer" else (options.pattern.upper(),),
+        lines=tuple(LINES) if options.line == "all" else (options.line,),
+        size=options.size,
+        bits=options.bits,
+        row_share=options.row_share,
+        seed=options.seed,
+    )
+    try:
+        text = options.licences.read_text(encoding="utf-8") if options.licences else ""
+    except OSError as error:
+        raise BadOption(f"{options.licences}: cannot be read ({error.strerror}); check --licences") from error
+    count = make_set(pack, options.out, kind, options.count, text or find_licences(options.data))
+    print(f"{options.out}: {count} pairs")
     return 0
 
 

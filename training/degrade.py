@@ -116,8 +116,8 @@ def degrade(
     raw = unprocess(x_NCHW, cameras)
     if kind == "raw":
         return _raw_pair(raw, gain, offset, levels[share], each, packed=packed)
-    look = _draw_look(batch, generator)
-    return _photograph(raw, cameras, gain, offset, each, look, share)
+    look = draw_look(batch, generator)
+    return photograph(raw, cameras, gain, offset, each, look, share)
 
 
 def _draw_levels(batch: int, sigma_255: tuple[float, float], generator: torch.Generator) -> Tensor:
@@ -163,28 +163,49 @@ def std_map(noisy_NCHW: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Look:
-    """What a camera does to its picture after the colours; one value per picture or per batch."""
+class Look:
+    """How cameras make finished pictures; one value per picture (shape (N,)) or per batch.
+
+    Attributes
+    ----------
+    pattern : str
+        Key of `mosaic.PATTERNS`.
+    luma_px, chroma_px : Tensor
+        Width of the Gaussian of the camera's own noise reduction, px.
+    luma_share, chroma_share : Tensor
+        How much of that Gaussian is mixed in, 0 (no noise reduction) to 1.
+    sharpening : Tensor
+        Of an unsharp mask of width 1 px, 0 to 1.
+    quality : Tensor
+        Of the JPEG, 1 to 100.
+    plain : Tensor, bool
+        8 bits, but not JPEG.
+    subsample : bool
+        4:2:0 rather than 4:4:4.
+    offset : pair of int
+        Where the grid of JPEG blocks begins, see `jpeg.jpeg`.
+    """
 
     pattern: str
-    luma_px: Tensor  # width of the camera's own smoothing
+    luma_px: Tensor
     chroma_px: Tensor
-    luma_share: Tensor  # of the noise that it takes away at high frequencies
+    luma_share: Tensor
     chroma_share: Tensor
     sharpening: Tensor
     quality: Tensor
-    plain: Tensor  # bool: not JPEG
+    plain: Tensor
     subsample: bool
     offset: tuple[int, int]
 
 
-def _draw_look(batch: int, generator: torch.Generator) -> _Look:
+def draw_look(batch: int, generator: torch.Generator) -> Look:
+    """Return how random cameras make their pictures."""
     u = torch.rand(8, batch, generator=generator)
     of_batch = torch.rand(3, generator=generator)
     smoothed = (u[0] < _SMOOTHED_SHARE).float()
     offset = torch.randint(16, (2,), generator=generator)
     which = int(torch.randint(len(BAYER), (1,), generator=generator))
-    return _Look(
+    return Look(
         pattern="XTRANS" if float(of_batch[0]) < _XTRANS_SHARE else BAYER[which],
         luma_px=0.4 + 1.8 * u[1],
         chroma_px=0.6 + 2.9 * u[2],
@@ -198,16 +219,32 @@ def _draw_look(batch: int, generator: torch.Generator) -> _Look:
     )
 
 
-def _photograph(
+def photograph(
     raw_N3HW: Tensor,
     cameras: Cameras,
     gain: Tensor,
     offset: Tensor,
     each: list[torch.Generator],
-    look: _Look,
-    share: slice,
+    look: Look,
+    share: slice = slice(None),
 ) -> Pair:
-    """Develop a RAW with noise and without; only the noisy one becomes JPEG."""
+    """Develop a RAW with noise and without; only the noisy one becomes JPEG.
+
+    Parameters
+    ----------
+    raw_N3HW : Tensor
+        Linear camera RGB, as `camera.unprocess` gives it; `margin` px larger than the pairs.
+    cameras : Cameras
+        Those that it was unprocessed for.
+    gain, offset : Tensor (N,)
+        Of the noise.
+    each : list of torch.Generator
+        One for each picture's noise.
+    look : Look
+        Of the whole batch.
+    share : slice
+        Which of the batch's pictures these are.
+    """
     mosaiced = mosaic(raw_N3HW, look.pattern)
     noisy = sensor_noise(mosaiced, gain, offset, each)
     count = raw_N3HW.shape[0]
@@ -231,7 +268,7 @@ def _photograph(
     return Pair(noisy.contiguous(), clean.contiguous(), level)
 
 
-def _smooth_noise(noise_N3HW: Tensor, look: _Look, share: slice) -> Tensor:
+def _smooth_noise(noise_N3HW: Tensor, look: Look, share: slice) -> Tensor:
     """Smooth noise as a camera's noise reduction does: coarser in colour than in brightness.
 
     A camera spares edges, so its picture of the scene hardly changes and what is left of the noise

@@ -242,7 +242,9 @@ class _Trainer:
         if not kept:  # no such folder: keep every 25th picture
             kept, used = used[::25], [i for k, i in enumerate(used) if k % 25]
         side = recipe.patch + margin(recipe.degrade)
-        rules = CropRules(side, recipe.colours, recipe.rescale, shuffle_colours=recipe.shuffle_colours)
+        rules = CropRules(
+            side, picture_colours(recipe), recipe.rescale, shuffle_colours=recipe.shuffle_colours
+        )
         self.crops = Crops(pack, used or kept, rules, recipe.seed)
         self.kept = kept[: recipe.validate_pictures]
         self.network = build_network(recipe)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -12,10 +13,12 @@ import torch
 from mdrn_plugin.training.command import main
 from mdrn_plugin.training.data import open_pack
 from mdrn_plugin.training.loop import RunOptions, build_network, train
-from mdrn_plugin.training.recipe import Recipe
 from mdrn_plugin.zoo import open_zoo
 
 from .conftest import TINY, read_log, to_toml
+
+if TYPE_CHECKING:
+    from mdrn_plugin.training.recipe import Recipe
 
 FAN = dataclasses.replace(
     TINY,
