@@ -38,6 +38,7 @@ from mdrn_plugin.batch.volume_plan import Place, VolumePlan, decide, sample_of
 from mdrn_plugin.errors import BadOption, Cancelled, CannotRead, NotSupported, OutputUnusable
 from mdrn_plugin.files import content_hash, files_of, swap_in, sync_tree, write_bytes
 from mdrn_plugin.formats import zarr_write
+from mdrn_plugin.formats.slicing import boxes, without_integers
 from mdrn_plugin.picture import as_rows_columns_samples
 
 if TYPE_CHECKING:
@@ -523,13 +524,9 @@ class _Turned:
         self.dtype, self.ndim = pixels.dtype, len(self.shape)
 
     def __getitem__(self, place: Any) -> NDArray[Any]:
-        if place is Ellipsis:
-            place = (slice(None),) * self.ndim
-        place = place if isinstance(place, tuple) else (place,)
-        place = (*place, *(slice(None),) * (self.ndim - len(place)))
-        boxes = [slice(p, p + 1) if isinstance(p, int | np.integer) else p for p in place]
-        found = np.asarray(self._pixels[tuple(boxes[k] for k in self._order)]).transpose(self._back)
-        return np.asarray(found[tuple(0 if isinstance(p, int | np.integer) else slice(None) for p in place)])
+        asked = boxes(place, self.shape)
+        found = np.asarray(self._pixels[tuple(asked[k] for k in self._order)]).transpose(self._back)
+        return without_integers(found, place)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return self[...].astype(dtype or self.dtype, copy=False)

@@ -18,6 +18,7 @@ import numpy as np
 from mdrn_plugin.errors import CannotRead, NotSupported
 from mdrn_plugin.formats import ifd, ome, segments, tiff, zarr
 from mdrn_plugin.formats.ifd import DirectoryReader
+from mdrn_plugin.formats.slicing import boxes, without_integers
 from mdrn_plugin.formats.sniffing import open_regular, shown
 from mdrn_plugin.formats.tiff import TiffMetadata
 from mdrn_plugin.picture import Picture
@@ -69,7 +70,7 @@ def open_lazily(path: Path) -> Picture:
         tiff.check_pages(name, one, offsets, planes, kind, path)
     colours = {1: 1, 2: 3}.get(int(page.photometric))
     samples = shape[axes.index("S")] if "S" in axes else 1
-    stored = np.dtype(one.dtype)
+    stored = np.dtype(one.dtype).newbyteorder("<" if chain.order == "<" else ">")
     whole = int(page.bitspersample) == stored.itemsize * 8 and stored.kind in "uif"
     if colours != samples or not whole:
         raise NotSupported(f"{name}: cannot be read in parts; use plain gray or RGB without opacity")
@@ -101,15 +102,8 @@ class _InOnePiece:
 
     def __getitem__(self, place: Any) -> NDArray[Any]:
         """Read a box; integers and slices of step 1."""
-        if place is Ellipsis:
-            place = ()
-        place = place if isinstance(place, tuple) else (place,)
-        place = (*place, *(slice(None),) * (self.ndim - len(place)))
-        boxes = [
-            slice(int(p) % n, int(p) % n + 1) if isinstance(p, int | np.integer) else slice(*p.indices(n)[:2])
-            for p, n in zip(place, self.shape, strict=True)
-        ]
-        lead, (rows, columns, *_) = boxes[: -self._inner], boxes[-self._inner :]
+        asked = boxes(place, self.shape)
+        lead, (rows, columns, *_) = asked[: -self._inner], asked[-self._inner :]
         height, width = self.shape[-self._inner :][:2]
         samples = self.shape[-1] if self._inner == 3 else 1
         lengths = [max(0, b.stop - b.start) for b in (*lead, rows, columns)]
@@ -121,9 +115,8 @@ class _InOnePiece:
             for row in range(lengths[-2]):
                 at = ((plane * height + rows.start + row) * width + columns.start) * samples
                 self._fill(out[(*index, row)], self._offset + at * self._stored.itemsize)
-        found = out.reshape(out.shape[:-1]) if self._inner == 2 else out[..., boxes[-1]]
-        found = found[tuple(0 if isinstance(p, int | np.integer) else slice(None) for p in place)]
-        return np.asarray(found.astype(self.dtype, copy=False))
+        found = out.reshape(out.shape[:-1]) if self._inner == 2 else out[..., asked[-1]]
+        return without_integers(found.astype(self.dtype, copy=False), place)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         """Read everything."""

@@ -20,7 +20,9 @@ import numpy as np
 
 from mdrn_plugin.errors import CannotRead, NotSupported
 from mdrn_plugin.formats.limits import check_pixels
+from mdrn_plugin.formats.slicing import boxes
 from mdrn_plugin.formats.sniffing import shown
+from mdrn_plugin.formats.zarr_chunks import ChunkFiles
 from mdrn_plugin.picture import Metadata, Picture, ValueRange, decide_range
 
 if TYPE_CHECKING:
@@ -101,8 +103,8 @@ def library() -> Any:
 class Lazy:
     """The pixels of a level: sliced like numpy, decoded when sliced, native byte order."""
 
-    def __init__(self, array: Any, name: str) -> None:
-        self._array, self._name = array, name
+    def __init__(self, array: Any, name: str, files: ChunkFiles | None = None) -> None:
+        self._array, self._name, self._files = array, name, files
         self.shape: tuple[int, ...] = tuple(array.shape)
         self.dtype: np.dtype[Any] = np.dtype(array.dtype).newbyteorder("=")
         self.ndim = len(self.shape)
@@ -110,8 +112,10 @@ class Lazy:
     def __getitem__(self, place: Any) -> NDArray[Any]:
         """Decode a part."""
         try:
+            if self._files is not None:
+                self._files.check(boxes(place, self.shape))
             values = np.asarray(self._array[place])
-        except MemoryError:
+        except (IndexError, MemoryError):
             raise
         except Exception as error:
             reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
@@ -195,7 +199,8 @@ def open_lazily(path: Path) -> Picture:
         chunks=chunks,
         shards=shards,
     )
-    return Picture(Lazy(array, name), found.axes, range_of(dtype), metadata=metadata)
+    lazy = Lazy(array, name, ChunkFiles(folder, array, shards, chunks))
+    return Picture(lazy, found.axes, range_of(dtype), metadata=metadata)
 
 
 def range_of(dtype: np.dtype[Any]) -> ValueRange:
@@ -376,6 +381,18 @@ def _codecs(node: dict[str, Any]) -> Iterator[str]:
             configuration = codec.get("configuration")
             if isinstance(configuration, dict):
                 yield from _codecs(configuration)
+
+
+def missing_files(path: Path) -> int:
+    """Return how many files of all levels of a store are not there."""
+    name = shown(path)
+    found = _find(path, name)
+    count = 0
+    for dataset in found.datasets:
+        folder = _inside(path, dataset, name)
+        array = library().open_array(str(folder), mode="r", zarr_format=found.format)
+        count += _missing(folder, array, tuple(array.shards or array.chunks))
+    return count
 
 
 def _missing(folder: Path, array: Any, shards: tuple[int, ...]) -> int:

@@ -19,7 +19,15 @@ import numpy as np
 from mdrn_plugin.errors import CannotHold
 from mdrn_plugin.formats.tiff import TiffMetadata
 from mdrn_plugin.formats.tiff_scale import Placing, placing
-from mdrn_plugin.formats.zarr import AXIS_TYPES, ORDER, VERSIONS, ZarrMetadata, library, open_lazily
+from mdrn_plugin.formats.zarr import (
+    AXIS_TYPES,
+    ORDER,
+    VERSIONS,
+    ZarrMetadata,
+    library,
+    missing_files,
+    open_lazily,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -361,13 +369,14 @@ def write(folder: Path, picture: Picture, provenance: str | None) -> None:
 
 
 def verify(folder: Path, picture_shape: tuple[int, ...], axes: str) -> None:
-    """Raise `ValueError` or `CannotRead` unless a store is complete: metadata, and every file of it."""
+    """Raise `ValueError` or `CannotRead` unless a store is complete: metadata, and every file of all levels."""
     back = open_lazily(folder)
     expected = tuple(picture_shape[k] for k in order_of_axes(axes))
     if back.axes != axes_of_store(axes) or back.shape != expected:
         raise ValueError(f"has shape {back.shape} and axes {back.axes}, expected {expected}")
-    if back.metadata.note:
-        raise ValueError(back.metadata.note)
+    missing = missing_files(folder)
+    if missing:
+        raise ValueError(f"{missing} of its files are not there")
 
 
 def compare(folder: Path, picture: Picture) -> None:

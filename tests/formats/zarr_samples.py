@@ -34,8 +34,8 @@ def make_store(
     """Write a store as other programs do."""
     import zarr
 
-    format = 2 if version == "0.4" else 3
-    group = zarr.open_group(str(folder), mode="w", zarr_format=format)
+    number_of_zarr = 2 if version == "0.4" else 3
+    group = zarr.open_group(str(folder), mode="w", zarr_format=number_of_zarr)
     chunks = chunks or tuple(min(64, n) if a in "yx" else 1 for a, n in zip(axes, pixels.shape, strict=True))
     datasets = []
     for number in range(levels):
@@ -46,13 +46,15 @@ def make_store(
             shape=part.shape,
             dtype=part.dtype,
             chunks=chunks,
-            shards=shards if format == 3 else None,
+            shards=shards if number_of_zarr == 3 else None,
             fill_value=7,
-            **({"chunk_key_encoding": {"name": "v2", "separator": "/"}} if format == 2 else {}),
+            **({"chunk_key_encoding": {"name": "v2", "separator": "/"}} if number_of_zarr == 2 else {}),
         )
         array[...] = part
         scale = [0.25 * 2**number if a in "yx" else 2.0 if a == "z" else 1.0 for a in axes]
-        datasets.append({"path": str(number), "coordinateTransformations": [{"type": "scale", "scale": scale}]})
+        datasets.append(
+            {"path": str(number), "coordinateTransformations": [{"type": "scale", "scale": scale}]}
+        )
     kinds = {"t": "time", "c": "channel"}
     multiscales: dict[str, Any] = {
         "name": "scene",
@@ -63,7 +65,7 @@ def make_store(
         "datasets": datasets,
     }
     omero = {"channels": [{"label": "DAPI", "color": "0000FF", "window": {"start": 0, "end": 9}}]}
-    if format == 2:
+    if number_of_zarr == 2:
         multiscales["version"] = "0.4"
         group.attrs.put({"multiscales": [multiscales], "omero": omero, "lab": {"dish": 5}, **more})
     else:
