@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -75,7 +76,7 @@ def plan(
             click.echo(f"    {line}", err=True)
         if opened.plan.note:
             click.echo(f"    note: {opened.plan.note}", err=True)
-    click.echo(str(len(opened.plan.grid())) if count_only else str(file))
+    click.echo(str(len(opened.plan.grid())) if count_only else os.path.abspath(file))
 
 
 @click.command()

@@ -259,7 +259,7 @@ class Volume:
                 for pixels, top, left in ((before, read.top, read.left), (after, window.top, window.left))
             ]
             run_window(parts[0], parts[1], window, plan, channel, self.zoo, stop=stop)
-        zarr_write.open_level(self.store, 0, self.plan.layout)[region] = after.transpose(order)
+        zarr_write.write_region(self.store, 0, self.plan.layout, region, after.transpose(order))
 
 
 def open_volume(plan_file: str | os.PathLike[str], *, zoo: Zoo | None = None) -> Volume:

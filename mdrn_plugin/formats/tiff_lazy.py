@@ -82,6 +82,7 @@ def open_lazily(path: Path) -> Picture:
     )
     pixels: Any
     if one.dataoffset is not None and not one.is_multifile:
+        tif.close()
         pixels = _InOnePiece(path, name, int(one.dataoffset), shape, stored, "S" in axes)
     else:
         array = zarr.library().open(one.aszarr(level=0), mode="r")
@@ -117,6 +118,10 @@ class _InOnePiece:
                 self._fill(out[(*index, row)], self._offset + at * self._stored.itemsize)
         found = out.reshape(out.shape[:-1]) if self._inner == 2 else out[..., asked[-1]]
         return without_integers(found.astype(self.dtype, copy=False), place)
+
+    def __del__(self) -> None:
+        """Close the file with the last reference to the pixels."""
+        self._file.close()
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         """Read everything."""

@@ -294,6 +294,16 @@ def open_level(folder: Path, number: int, layout: Layout) -> Any:
     return array.with_config({"write_empty_chunks": True})
 
 
+def write_region(
+    folder: Path, number: int, layout: Layout, region: tuple[slice, ...], values: NDArray[Any]
+) -> None:
+    """Write a region of whole shards."""
+    # What a killed process left may be damaged, and the library would read it to keep a part.
+    for file in files_of_region(folder, number, layout, region):
+        file.unlink(missing_ok=True)
+    open_level(folder, number, layout)[region] = values
+
+
 def halved(values: NDArray[Any], rows: int, columns: int) -> NDArray[Any]:
     """Return the means of 2 x 2 pixels; at an odd border, of those that are there.
 
@@ -350,7 +360,7 @@ def build_region(folder: Path, number: int, layout: Layout, region: tuple[slice,
     )
     values = np.asarray(open_level(folder, number - 1, layout)[place])
     made = halved(values, layout.axes.index("Y"), layout.axes.index("X"))
-    open_level(folder, number, layout)[region] = made
+    write_region(folder, number, layout, region, made)
 
 
 def write(folder: Path, picture: Picture, provenance: str | None) -> None:
@@ -359,17 +369,16 @@ def write(folder: Path, picture: Picture, provenance: str | None) -> None:
     create(folder, layout, provenance)
     order = order_of_axes(picture.axes)
     back = np.argsort(order)
-    full = open_level(folder, 0, layout)
     for region in regions(layout.levels[0]):
         part = np.asarray(picture.pixels[tuple(region[k] for k in back)])
-        full[region] = part.transpose(order)
+        write_region(folder, 0, layout, region, part.transpose(order))
     for number in range(1, len(layout.levels)):
         for region in regions(layout.levels[number]):
             build_region(folder, number, layout, region)
 
 
 def verify(folder: Path, picture_shape: tuple[int, ...], axes: str) -> None:
-    """Raise `ValueError` or `CannotRead` unless a store is complete: metadata, and every file of all levels."""
+    """Raise `ValueError` or `CannotRead` unless a store is complete: metadata and all files."""
     back = open_lazily(folder)
     expected = tuple(picture_shape[k] for k in order_of_axes(axes))
     if back.axes != axes_of_store(axes) or back.shape != expected:

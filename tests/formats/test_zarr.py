@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -484,3 +485,76 @@ def test_stale_folder_of_a_killed_run_is_removed(tmp_path: Path) -> None:
         (part / "x").write_text("held")
         assert remove_stale_parts(tmp_path) == [stale]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.zarr", "out.zarr"]
+
+
+# Forks before zarr is loaded: its threads would not survive it.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np
+from mdrn_plugin import files, formats
+from mdrn_plugin.files import remove_stale_parts
+from mdrn_plugin.picture import Picture, ValueRange
+
+work = Path(sys.argv[1])
+first, second = (Picture(np.full((2, 40, 40), k, np.uint8), "ZYX", ValueRange(0, 255, "")) for k in (1, 2))
+
+def forked(task):
+    child = os.fork()
+    if child == 0:
+        try:
+            task()
+        except BaseException as error:
+            print(repr(error), file=sys.stderr)
+            os._exit(9)
+        os._exit(0)
+    return os.waitpid(child, 0)[1]
+
+def killed_at(point):
+    reached = 0
+    def guard(place, name):
+        real = getattr(place, name)
+        def step(*args, **rest):
+            nonlocal reached
+            reached += 1
+            if reached == point:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*args, **rest)
+        setattr(place, name, step)
+    for name in ("replace", "rename", "mkdir", "fsync"):
+        guard(os, name)
+    guard(files, "_renameat2")
+    guard(files.shutil, "rmtree")
+    formats.write(work / "a.zarr", second, overwrite=True)
+
+def tree(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+assert forked(lambda: formats.write(work / "old.zarr", first)) == 0
+assert forked(lambda: formats.write(work / "new.zarr", second)) == 0
+old, new = tree(work / "old.zarr"), tree(work / "new.zarr")
+os.rename(work / "old.zarr", work / "a.zarr")
+point = 0
+while True:
+    point += 1
+    status = forked(lambda: killed_at(point))
+    there = tree(work / "a.zarr")
+    assert there in (old, new), f"point {point}: half a store"
+    if not os.WIFSIGNALED(status):
+        assert status == 0, status
+        break
+    remove_stale_parts(work)
+    assert sorted(p.name for p in work.iterdir()) == ["a.zarr", "new.zarr"], point
+    if there == new:
+        assert forked(lambda: formats.write(work / "a.zarr", first, overwrite=True)) == 0
+assert tree(work / "a.zarr") == new
+print(point - 1)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="exchanging two names in one step is Linux's")
+def test_killed_at_every_touch_of_the_disk_leaves_the_old_store_or_the_new(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 10
