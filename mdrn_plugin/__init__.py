@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mdrn_plugin.zoo import Descriptor
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "denoise", "estimate_noise", "models", "read", "train_on", "write"]
+__all__ = ["__version__", "denoise", "denoise_raw", "estimate_noise", "models", "read", "train_on", "write"]
 
 
 def denoise(
@@ -103,6 +103,77 @@ def denoise(
     return result if return_result else _like(pixels, result.picture.pixels)
 
 
+def denoise_raw(
+    source: Any,
+    *,
+    pattern: str | None = None,
+    black: float | tuple[float, ...] | None = None,
+    white: float | None = None,
+    noise: str | float = "auto",
+    quality: str = "balanced",
+    model: str | None = None,
+    strength: float = 1.0,
+    chroma_strength: float | None = None,
+    device: str = "auto",
+    tile: int | None = None,
+    threads: int | None = None,
+    return_result: bool = False,
+) -> Any:
+    """Denoise undeveloped pixels of a sensor.
+
+    Parameters
+    ----------
+    source : path-like or array (Y, X)
+        A RAW or DNG file, or a mosaic: numpy or torch, integers or floats. Never written to.
+    pattern : str, optional
+        Needed with a mosaic: "RGGB", "BGGR", "GRBG", "GBRG", "X-Trans", or the rows of a repeat with
+        slashes between them, from the upper left pixel.
+    black : float or tuple of float, optional
+        Value of no light, one or one for each place of the pattern, row by row. Left out: as the file
+        says, 0 for a mosaic.
+    white : float, optional
+        Value of clipped pixels, which are kept as they are. Left out: as the file says; for a mosaic
+        decided from dtype and values, see `mdrn_plugin.picture.decide_range`.
+    noise, quality, model, strength, device, tile, threads
+        As of `denoise`. "auto" takes what a file says of its noise (DNG's NoiseProfile), else measures.
+    chroma_strength : float, optional
+        0 keeps colour noise, 1 takes it away; left out: as `strength`.
+    return_result : bool
+        Return a `mdrn_plugin.result.Result` instead; its picture can be written as DNG by `write`.
+
+    Returns
+    -------
+    array
+        Denoised pixels, shape and dtype of those in the file or given: (Y, X), or (Y, X, 3) of a linear
+        DNG. Of a file, the visible area.
+
+    Raises
+    ------
+    mdrn_plugin.errors.BadOption
+        No pattern with a mosaic, or levels that contradict it.
+    mdrn_plugin.errors.CannotRead, mdrn_plugin.errors.NotSupported
+        The file is damaged, or of a kind that is not read.
+    """
+    from mdrn_plugin.pipeline import denoise_picture
+    from mdrn_plugin.plan import Options
+
+    options = Options(
+        noise=str(noise),
+        quality=quality,
+        model=model,
+        device=device,
+        tile=tile,
+        threads=threads,
+        strength=strength,
+        chroma_strength=chroma_strength,
+    )
+    result: Result = denoise_picture(_as_raw(source, pattern, black, white), options)
+    of_file = isinstance(source, str | os.PathLike)
+    if return_result:
+        return result
+    return result.picture.pixels if of_file else _like(source, result.picture.pixels)
+
+
 def estimate_noise(
     pixels: Any, *, axes: str | None = None, range: tuple[float, float] | None = None
 ) -> tuple[NoiseProfile, ...]:
@@ -160,6 +231,41 @@ def _as_picture(pixels: Any, axes: str | None, limits: tuple[float, float] | Non
         decided = ValueRange(float(low), float(high), "given by the user", given=True)
     picture = Picture(array, axes.upper(), decided)
     return dataclasses.replace(picture, alpha=picture.length("S") in (2, 4))
+
+
+def _as_raw(
+    source: Any, pattern: str | None, black: float | tuple[float, ...] | None, white: float | None
+) -> Picture:
+    from mdrn_plugin import formats
+    from mdrn_plugin.errors import BadOption
+    from mdrn_plugin.mosaic import make_mosaic
+
+    if isinstance(source, str | os.PathLike):
+        picture = formats.read(source)
+        if picture.metadata.format not in ("raw", "dng"):
+            raise BadOption(f"{source}: expected a RAW file, got {picture.metadata.format}; use denoise")
+        found = picture.mosaic
+        if found is None and (pattern is not None or black is not None or white is not None):
+            raise BadOption(f"{source}: has no mosaic; leave out pattern, black and white")
+        if found is None:
+            return picture
+        name = pattern or "/".join("".join("RGB"[k] for k in row) for row in found.pattern)
+        levels = tuple(b for row in found.black for b in row)
+    elif pattern is None:
+        raise BadOption("pattern: expected RGGB, BGGR, GRBG, GBRG or X-Trans for a mosaic; give one")
+    else:
+        picture, found, name, levels = _as_picture(source, "YX", None), None, pattern, (0.0,)
+    given = levels if black is None else black
+    one = given[0] if isinstance(given, tuple) and len(given) == 1 else given
+    mosaic = make_mosaic(
+        name,
+        black=one,
+        white=picture.range.white if white is None else white,
+        balance=found.balance if found else None,
+        noise=found.noise if found else None,
+    )
+    limits = dataclasses.replace(picture.range, black=mosaic.floor, white=mosaic.white, given=True)
+    return dataclasses.replace(picture, range=limits, mosaic=mosaic)
 
 
 def _guess_axes(pixels: Any) -> str:

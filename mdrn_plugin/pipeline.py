@@ -73,7 +73,6 @@ def save(
         provenance=provenance(result.plan),
         overwrite=overwrite,
         verify=verify,
-        strength=result.plan.strength if _does_something(result.plan) else None,
     )
 
 
@@ -156,6 +155,8 @@ def carry_out(
     pixels = np.empty(picture.shape, picture.pixels.dtype) if out is None else out
     carried_out = run_plan(picture, pixels, plan, zoo or available(), progress=progress, stop=stop)
     denoised = dataclasses.replace(picture, pixels=pixels)
+    if _does_something(plan):
+        denoised = raw.told_denoised(denoised, plan.strength)
     check = None
     if _does_something(plan) and picture.mosaic is not None:
         check = raw.check_mosaic(picture, denoised, profiles[0], plan)

@@ -71,6 +71,16 @@ def _told(pairs: tuple[tuple[float, float], ...], spans: list[tuple[float, float
     return NoiseProfile(tuple(sigma), source="file", curves=tuple(curves))
 
 
+def told_denoised(picture: Picture, strength: float) -> Picture:
+    """Return the picture with the note, if it is from a RAW file, that it was denoised."""
+    from mdrn_plugin.formats.raw import RawMetadata
+
+    about = picture.metadata
+    if not isinstance(about, RawMetadata):
+        return picture
+    return dataclasses.replace(picture, metadata=dataclasses.replace(about, denoised=strength))
+
+
 def plan_mosaic(
     picture: Picture, mosaic: Mosaic, profile: NoiseProfile, options: Options, zoo: Zoo, machine: Machine
 ) -> Plan:

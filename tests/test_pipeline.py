@@ -299,5 +299,5 @@ def test_provenance_has_model_and_no_clock_or_path() -> None:
 
 
 def test_public_names_are_these() -> None:
-    names = {"__version__", "denoise", "estimate_noise", "models", "read", "train_on", "write"}
+    names = {"__version__", "denoise", "denoise_raw", "estimate_noise", "models", "read", "train_on", "write"}
     assert set(mdrn_plugin.__all__) == names

@@ -50,6 +50,8 @@ def make(noisy: Picture, result: Picture) -> Preview:
     noisy, result : Picture
         Of the same shape and axes.
     """
+    if noisy.metadata.format in ("raw", "dng"):
+        noisy, result = _rendered(noisy, noisy), _rendered(result, noisy)
     planes = list(noisy.planes())
     index = planes[len(planes) // 2]
     before, after = (
@@ -70,6 +72,16 @@ def make(noisy: Picture, result: Picture) -> Preview:
         for label, rows, columns in _places(before, after)
     )
     return Preview(whole, crops)
+
+
+def _rendered(picture: Picture, like: Picture) -> Picture:
+    """Return a RAW picture as colours to look at, one pixel for each that sees all of them."""
+    from mdrn_plugin.formats.rendering import preview
+    from mdrn_plugin.picture import decide_range
+
+    side = picture.mosaic.cell if picture.mosaic is not None else 1
+    pixels = preview(picture, max(1, max(picture.shape[:2]) // side), like=like)
+    return dataclasses.replace(picture, pixels=pixels, axes="YXS", range=decide_range(pixels), mosaic=None)
 
 
 def _limits(noisy: Picture, after: NDArray[Any]) -> tuple[float, float]:
@@ -129,6 +141,9 @@ def _as_bytes(part: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
 
 def _orientation(picture: Picture) -> int:
     """Return the EXIF orientation, 1 if there is none."""
+    stated = getattr(picture.metadata, "orientation", None)  # of RAW files
+    if isinstance(stated, int):
+        return stated
     from PIL import Image
 
     if not picture.metadata.exif:

@@ -1,9 +1,9 @@
 """One noise for a whole series: pictures that belong together are denoised alike.
 
 Pictures are like each other if they lie in one folder and agree in type, channels, colours and,
-for integers, in range. The noise of a series is that of one of its pictures, the median of a few
-spread over the folder. Which one is noted in the ledger, so that a run that goes on, or another
-run on the same folder, takes the same.
+for integers, in range; of RAW files, in filters and ISO. The noise of a series is that of one of
+its pictures, the median of a few spread over the folder. Which one is noted in the ledger, so that a
+run that goes on, or another run on the same folder, takes the same.
 """
 
 from __future__ import annotations
@@ -71,6 +71,10 @@ class SeriesNoise:
         kind = f"{dtype.name} {picture.length('C')} {picture.colours}"
         if dtype.kind != "f":  # floats come in a range of their own each: the series has one
             kind += f" {picture.range.black:g} {picture.range.white:g}"
+        if picture.mosaic is not None:
+            kind += f" {picture.mosaic.name}"
+        if iso := getattr(picture.metadata, "iso", None):  # another amplification is another noise
+            kind += f" ISO {iso:g}"
         folder = os.path.abspath(source.parent)
         return f"{folder} ({kind}) {self._digest}"
 

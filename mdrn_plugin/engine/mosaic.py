@@ -4,7 +4,7 @@ The four (or 36) colour planes of a mosaic by themselves are pictures of half (a
 resolution, and denoise badly. Here the mosaic stays whole: its noise is stabilised colour by colour,
 what makes the colours differ is estimated around every pixel and subtracted, the network sees one
 gray picture of full resolution with white noise, and the colours are added back. The same for Bayer
-and X-Trans. PSNR against independent planes, stabilised MDRN-2B both: docs/decisions/0012-raw.md.
+and X-Trans. PSNR against independent planes, stabilised MDRN-2B both: docs/decisions/0010-raw.md.
 
 The difference of a colour from the luminance is a line in the luminance, fitted in a window
 (a guided filter: K. He, J. Sun, X. Tang, "Guided image filtering", TPAMI 35(6), 2013; as residual

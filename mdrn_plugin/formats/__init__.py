@@ -183,7 +183,6 @@ def write(
     overwrite: bool = False,
     quality: int | None = None,
     verify: bool = False,
-    strength: float | None = None,
 ) -> None:
     """Write a picture in the format of its suffix, all metadata that the format can hold included.
 
@@ -203,8 +202,6 @@ def write(
         Decode the finished file before it takes its name, and compare the pixels: bit by bit, or
         within what the coding loses for JPEG and lossy WebP. Without it, structure, page count
         and size are checked. DNG is always decoded.
-    strength : float, optional
-        Of the denoising, for what DNG says of the noise that is left; None: it was not denoised.
 
     Raises
     ------
@@ -231,7 +228,7 @@ def write(
         with write_atomic(
             where, check=_checked(where, lambda part: dng.verify(part, picture)), overwrite=overwrite
         ) as file:
-            dng.write(file, picture, provenance, strength)
+            dng.write(file, picture, provenance)
         return
     if _is_raw(picture.metadata):
         from mdrn_plugin.formats import developing

@@ -40,7 +40,7 @@ def develop(picture: Picture, dtype: DTypeLike) -> Picture:
     metadata = picture.metadata
     assert isinstance(metadata, RawMetadata)
     data = io.BytesIO()
-    dng.write(data, picture, None, None)
+    dng.write(data, picture, None)
     data.seek(0)
     kind = np.dtype(dtype)
     with rawpy.imread(data) as raw:

@@ -19,7 +19,7 @@ import numpy as np
 from mdrn_plugin.errors import CannotHold
 from mdrn_plugin.formats import ifd, ljpeg, segments
 from mdrn_plugin.formats.ifd import SUB_IFDS, Directory, Entry
-from mdrn_plugin.formats.raw import D65, RawMetadata, read_open, visible_rows
+from mdrn_plugin.formats.raw import D65, RawMetadata, black_table, read_open, visible_rows
 from mdrn_plugin.formats.rendering import preview
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def check(name: str, shape: tuple[int, ...], axes: str, dtype: np.dtype[Any], me
         raise CannotHold(f"{name}: DNG holds at most 4 GB, got {shape}; write TIFF")
 
 
-def write(file: BinaryIO, picture: Picture, provenance: str | None, strength: float | None) -> None:
+def write(file: BinaryIO, picture: Picture, provenance: str | None) -> None:
     """Write a RAW picture to an empty file.
 
     Parameters
@@ -95,9 +95,10 @@ def write(file: BinaryIO, picture: Picture, provenance: str | None, strength: fl
         uint16, with `RawMetadata`; YX with or without a mosaic, or YXS.
     provenance : str, optional
         Goes behind what Software says.
-    strength : float, optional
-        Of the denoising, for NoiseReductionApplied and for what is left in NoiseProfile. None: the
-        pixels are as they were read.
+
+    Notes
+    -----
+    Pixels that were denoised say so in NoiseReductionApplied, and in NoiseProfile what is left.
     """
     metadata = picture.metadata
     assert isinstance(metadata, RawMetadata)
@@ -117,7 +118,7 @@ def write(file: BinaryIO, picture: Picture, provenance: str | None, strength: fl
         offsets.append(file.tell())
         counts.append(len(data))
         file.write(data + b"\0" * (len(data) % 2))
-    raw = Directory(tuple(_raw_entries(picture, metadata, order, strength, offsets, counts)))
+    raw = Directory(tuple(_raw_entries(picture, metadata, order, offsets, counts)))
     at_raw = file.tell()
     packed = ifd.pack(raw, at_raw, order, big=False)
     file.write(packed + b"\0" * (len(packed) % 2))
@@ -270,7 +271,6 @@ def _raw_entries(
     picture: Picture,
     metadata: RawMetadata,
     order: str,
-    strength: float | None,
     offsets: list[int],
     counts: list[int],
 ) -> list[Entry]:
@@ -318,19 +318,20 @@ def _raw_entries(
         kept = [e for e in kept if e.tag not in (50719, 50720)]
         own.append(Entry.of(50719, 4, [left, top] if inside else [0, 0], order))
         own.append(Entry.of(50720, 4, [wide, high] if inside else [width, height], order))
-    if strength is not None:
-        own.append(_rationals(50935, [strength], order))  # NoiseReductionApplied
+    if metadata.denoised is not None:
+        own.append(_rationals(50935, [metadata.denoised], order))  # NoiseReductionApplied
     if metadata.noise is not None:
-        own.append(_noise_entry(metadata.noise, strength, samples, picture.mosaic is not None, order))
+        own.append(_noise_entry(metadata, samples, picture.mosaic is not None, order))
     return kept + own
 
 
 def _same_grid(picture: Picture, metadata: RawMetadata) -> bool:
     """Whether the black levels that were read are those of these pixels."""
-    found = metadata.tags.numbers(50714)
-    if picture.mosaic is None or metadata.tags.find(50715) or metadata.tags.find(50716):
+    if picture.mosaic is None:
         return True
-    return bool(found) and set(found) == {v for row in picture.mosaic.black for v in row}
+    if metadata.tags.find(50715) or metadata.tags.find(50716):  # LibRaw tells their mean
+        return not picture.range.given
+    return black_table(metadata.tags, picture.mosaic.period) == picture.mosaic.black
 
 
 def _black_entries(picture: Picture, metadata: RawMetadata, order: str) -> list[Entry]:
@@ -346,11 +347,10 @@ def _black_entries(picture: Picture, metadata: RawMetadata, order: str) -> list[
     return [Entry.of(50713, 3, shape, order), _rationals(50714, levels, order)]
 
 
-def _noise_entry(
-    noise: tuple[tuple[float, float], ...], strength: float | None, samples: int, mosaic: bool, order: str
-) -> Entry:
+def _noise_entry(metadata: RawMetadata, samples: int, mosaic: bool, order: str) -> Entry:
     """Return NoiseProfile: what is left of the noise (section "NoiseProfile", pairs of doubles)."""
-    left = 1.0 if strength is None else (1 - (1 - LEFT_SHARE) * strength) ** 2
+    noise = metadata.noise or ()
+    left = 1.0 if metadata.denoised is None else (1 - (1 - LEFT_SHARE) * metadata.denoised) ** 2
     planes = 3 if mosaic or samples == 3 else 1
     values = [v * left for pair in noise[:planes] for v in pair]
     if len({noise[k] for k in range(planes)}) == 1:

@@ -63,6 +63,8 @@ class RawMetadata(Metadata):
         None if the file does not say.
     lens, date : str
         Empty if the file does not say.
+    denoised : float, optional
+        Strength that the pixels were denoised with, since they were read; None: not at all.
     """
 
     tags: Tags = dataclasses.field(default_factory=Tags)
@@ -80,6 +82,7 @@ class RawMetadata(Metadata):
     focal_mm: float | None = None
     lens: str = ""
     date: str = ""
+    denoised: float | None = None
 
     @property
     def camera(self) -> str:
@@ -163,6 +166,17 @@ def _picture(name: str, raw: Any, tags: Tags) -> Picture:
     return Picture(pixels, "YX", _range(mosaic.floor, white), metadata=metadata, mosaic=mosaic)
 
 
+_GRID = frozenset({50713, 50714, 50715, 50716, 50719, 50720})  # tags that count from the active area
+
+
+def _shift(raw: Any, tags: Tags) -> tuple[int, int]:
+    """Return by how much LibRaw's visible area begins behind that of a DNG: it starts at even places."""
+    area = tags.numbers(50829) if tags.dng else ()
+    if len(area) != 4:
+        return 0, 0
+    return raw.sizes.top_margin - int(area[0]), raw.sizes.left_margin - int(area[1])
+
+
 def _range(black: float, white: float) -> ValueRange:
     return ValueRange(black, white, "levels of the sensor, as the file says")
 
@@ -178,7 +192,12 @@ def _mosaic(name: str, raw: Any, tags: Tags, white: float, metadata: RawMetadata
         raise NotSupported(
             f"{name}: colour filters {letters!r}: expected red, green and blue; convert it to TIFF"
         )
-    table = _black_table(tags, period)
+    table = black_table(tags, period)
+    if table is not None:
+        down, across = _shift(raw, tags)
+        table = tuple(
+            tuple(table[(y + down) % period][(x + across) % period] for x in places) for y in places
+        )
     if table is None:
         each = [float(b) for b in raw.black_level_per_channel]
         table = tuple(tuple(each[k] for k in row) for row in index)
@@ -193,7 +212,7 @@ def _mosaic(name: str, raw: Any, tags: Tags, white: float, metadata: RawMetadata
     return mosaic
 
 
-def _black_table(tags: Tags, period: int) -> tuple[tuple[float, ...], ...] | None:
+def black_table(tags: Tags, period: int) -> tuple[tuple[float, ...], ...] | None:
     """Return the black levels of a DNG at each place of the pattern (DNG 1.4, BlackLevel)."""
     values = tags.numbers(50714) if tags.dng else ()
     if not values or tags.find(50715) or tags.find(50716):  # with levels of rows or columns, LibRaw's mean
@@ -223,15 +242,17 @@ def _metadata(raw: Any, tags: Tags, shape: tuple[int, ...]) -> RawMetadata:
     iso = next((v for t in (34855, 34867, 34866) if (v := tags.number(t)) and v != _UNKNOWN_ISO), None)
     shot, lens = raw.other, raw.lens
     main = without_maker_notes(tags.main, (1,) if maker_note_is_safe(tags) else ())
+    shift = _shift(raw, tags)
+    kept = tags.raw if shift == (0, 0) else tags.raw.without(_GRID)
     return RawMetadata(
         format="dng" if tags.dng else "raw",
         exif=_exif_block(main, tags.order),
         xmp=(found.data if (found := tags.main.get(700)) is not None else None),
-        tags=dataclasses.replace(tags, main=main),
+        tags=dataclasses.replace(tags, main=main, raw=kept),
         make=tags.text(271),
         model=tags.text(272) or tags.text(50708),
         orientation=int(orientation),
-        crop=_crop(tags, s, shape),
+        crop=_crop(tags, s, shape, shift),
         balance=_balance(raw),
         matrices=_matrices(raw, tags),
         noise=_noise(tags),
@@ -307,14 +328,15 @@ def _exif_block(main: Directory, order: str) -> bytes | None:
     return ifd.pack_block(kept, order) if kept.entries or kept.children else None
 
 
-def _crop(tags: Tags, s: Any, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+def _crop(tags: Tags, s: Any, shape: tuple[int, ...], shift: tuple[int, int]) -> tuple[int, int, int, int]:
     height, width = shape[:2]
     origin, size = tags.numbers(50719), tags.numbers(50720)
     if tags.dng:
         if len(origin) != 2 or len(size) != 2:
             return 0, 0, width, height
         found = (*(round(v) if math.isfinite(v) else 0 for v in (*origin, *size)),)
-        left, top, wide, high = found[0], found[1], found[2], found[3]
+        left, top, wide, high = found[0] - shift[1], found[1] - shift[0], found[2], found[3]
+        left, top, wide, high = max(left, 0), max(top, 0), min(wide, width), min(high, height)
     else:
         left, top = s.crop_left_margin - s.left_margin, s.crop_top_margin - s.top_margin
         wide, high = s.crop_width, s.crop_height

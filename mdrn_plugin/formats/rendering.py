@@ -22,7 +22,9 @@ _XYZ_FROM_SRGB = np.array(
 _BRIGHT_SHARE, _GAIN_MAX = 99.0, 8.0
 
 
-def preview(picture: Picture, longest_px: int = PREVIEW_PX) -> NDArray[np.uint8]:
+def preview(
+    picture: Picture, longest_px: int = PREVIEW_PX, *, like: Picture | None = None
+) -> NDArray[np.uint8]:
     """Return a RAW picture as sRGB, uint8, (height, width, 3), not turned.
 
     Parameters
@@ -31,7 +33,21 @@ def preview(picture: Picture, longest_px: int = PREVIEW_PX) -> NDArray[np.uint8]
         With `RawMetadata`; YX or YXS, integers.
     longest_px : int
         The longer side at most, px.
+    like : Picture, optional
+        As bright as this one, of the same camera and size, would be shown.
     """
+    linear_HWC = _balanced(picture, longest_px)
+    guide_HWC = linear_HWC if like is None else _balanced(like, longest_px)
+    bright = float(np.percentile(guide_HWC.max(axis=2), _BRIGHT_SHARE))
+    gain = min(_GAIN_MAX, max(1.0, 1 / max(bright, 1e-6)))
+    values = np.clip(linear_HWC * gain, 0.0, 1.0)
+    coded = np.where(values <= 0.0031308, 12.92 * values, 1.055 * values ** (1 / 2.4) - 0.055)
+    found = np.rint(coded * 255).astype(np.uint8)
+    return np.ascontiguousarray(np.repeat(found, 3 // found.shape[2], axis=2))
+
+
+def _balanced(picture: Picture, longest_px: int) -> NDArray[np.float64]:
+    """Return small linear sRGB with the camera's white balance, (height, width, colours)."""
     metadata = picture.metadata
     assert isinstance(metadata, RawMetadata)
     linear_HWC = _small_linear(picture, metadata, longest_px)
@@ -40,12 +56,7 @@ def preview(picture: Picture, longest_px: int = PREVIEW_PX) -> NDArray[np.uint8]
         # Clipped channels are white, whatever their multiplier.
         linear_HWC = np.minimum(linear_HWC * (balance / balance.min()), 1.0)
         linear_HWC = linear_HWC @ camera_to_srgb(metadata).T
-    bright = float(np.percentile(linear_HWC.max(axis=2), _BRIGHT_SHARE))
-    gain = min(_GAIN_MAX, max(1.0, 1 / max(bright, 1e-6)))
-    values = np.clip(linear_HWC * gain, 0.0, 1.0)
-    coded = np.where(values <= 0.0031308, 12.92 * values, 1.055 * values ** (1 / 2.4) - 0.055)
-    found = np.rint(coded * 255).astype(np.uint8)
-    return np.ascontiguousarray(np.repeat(found, 3 // found.shape[2], axis=2))
+    return linear_HWC
 
 
 def camera_to_srgb(metadata: RawMetadata) -> NDArray[np.float64]:
