@@ -439,6 +439,8 @@ def _watch(
 
 def _show_plans(jobs: Jobs, settings: Settings) -> int:
     from mdrn_plugin import formats
+    from mdrn_plugin.batch.blocks import open_if_large
+    from mdrn_plugin.batch.volume_plan import looked_at
     from mdrn_plugin.errors import EXIT_OK, EXIT_SOME_FAILED
     from mdrn_plugin.pipeline import make_plan, measure, prepare
 
@@ -449,7 +451,11 @@ def _show_plans(jobs: Jobs, settings: Settings) -> int:
 
     for job in jobs.jobs:
         try:
-            picture = prepare(job.source, job.target, settings.value_range, read=read)
+            whole = open_if_large(job.source, job.target)
+            if whole is not None:
+                picture = looked_at(whole, settings.value_range)
+            else:
+                picture = prepare(job.source, job.target, settings.value_range, read=read)
             plan = make_plan(picture, measure(picture, settings.options), settings.options)
         except MdrnError as error:
             failed.append(str(error))
@@ -471,11 +477,15 @@ def info(file: Path, limits: str | None, as_json: bool, **wishes: Any) -> None:
     import json
 
     from mdrn_plugin import formats
+    from mdrn_plugin.batch.blocks import open_if_large
+    from mdrn_plugin.batch.volume_plan import looked_at
     from mdrn_plugin.noise import describe
     from mdrn_plugin.pipeline import make_plan, measure, with_range
 
     options = options_of(wishes)
-    picture = formats.read(file)
+    whole = open_if_large(file, Path("volume.zarr")) if file.is_dir() else None
+    picture = formats.read(file) if whole is None else looked_at(whole)
+    axes, lengths = (picture.axes, picture.shape) if whole is None else (whole.axes, whole.shape)
     given = parse_range(limits)
     if given is not None:
         picture = with_range(picture, given)
@@ -486,9 +496,9 @@ def info(file: Path, limits: str | None, as_json: bool, **wishes: Any) -> None:
             json.dumps(
                 {
                     "file": os.fspath(file),
-                    "format": picture.metadata.format,
-                    "axes": picture.axes,
-                    "shape": picture.shape,
+                    "format": (whole or picture).metadata.format,
+                    "axes": axes,
+                    "shape": lengths,
                     "dtype": str(picture.pixels.dtype),
                     "alpha": picture.alpha,
                     "range": dataclasses.asdict(picture.range),
@@ -499,10 +509,10 @@ def info(file: Path, limits: str | None, as_json: bool, **wishes: Any) -> None:
             )
         )
         return
-    shape = " x ".join(f"{n} {a}" for a, n in zip(picture.axes, picture.shape, strict=True))
+    shape = " x ".join(f"{n} {a}" for a, n in zip(axes, lengths, strict=True))
     r = picture.range
     click.echo(f"file     {file}")
-    click.echo(f"picture  {picture.metadata.format}, {shape}, {picture.pixels.dtype}")
+    click.echo(f"picture  {(whole or picture).metadata.format}, {shape}, {picture.pixels.dtype}")
     click.echo(f"range    black {r.black:g}, white {r.white:g} ({r.reason})")
     for line in lines(picture):
         click.echo(line)

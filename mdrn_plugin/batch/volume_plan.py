@@ -260,6 +260,13 @@ def decide(
     )
 
 
+def looked_at(picture: Picture, value_range: ValueRange | None = None) -> Picture:
+    """Return the sample that noise and range of a volume are found on; see `sample_of`."""
+    if value_range is not None:
+        picture = dataclasses.replace(picture, range=value_range)
+    return sample_of(picture, choose_windows(picture))
+
+
 def choose_windows(picture: Picture) -> tuple[tuple[tuple[int, int], ...], ...]:
     """Choose where to look at a volume: a few windows spread over it, none of them empty.
 
