@@ -149,8 +149,11 @@ def run_window(
     samples = source.shape[2]
     with threads(plan.threads):
         for part in [slice(None)] if plan.joint else [slice(s, s + 1) for s in range(samples)]:
-            places: Any = (source.samples(part), target.samples(part))
+            # Sliced like an array of the whole plane, which is all that is asked of them.
+            before: Any = source.samples(part)
+            after: Any = target.samples(part)
             if route is None:
-                run_plane(*places, job, window=window, tile_done=tile_done, stop=stop)
+                run_plane(before, after, job, window=window, tile_done=tile_done, stop=stop)
             else:
-                run_route(*places, job, route.part(part), window=window, tile_done=tile_done, stop=stop)
+                inner = route.part(part)
+                run_route(before, after, job, inner, window=window, tile_done=tile_done, stop=stop)

@@ -67,6 +67,6 @@ def test_slurm_script_does_a_volume(root: Path, tmp_path: Path) -> None:
     for task in ("1", "2"):
         sh(f"bash {root / 'docs/volumes/volume.slurm'}", PLAN=plan, SLURM_ARRAY_TASK_ID=task)
     report = json.loads(sh(f"mdrn-batch merge-report {plan}"))
-    assert report["processes"] == 3  # two shards, and the pyramid
+    assert report["processes"] == 2
     assert (tmp_path / "out" / "volume.zarr" / "zarr.json").is_file()
     assert json.loads(sh(f"mdrn-batch merge-report {plan}")) == report

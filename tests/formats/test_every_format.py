@@ -181,6 +181,8 @@ def test_small_arrays_go_to_every_suffix(tmp_path: Path, suffix: str, shape: tup
     back = formats.read(path)
     if suffix == ".webp" and len(shape) == 2:
         pixels = np.repeat(pixels[..., None], 3, axis=2)
+    if suffix == ".zarr" and len(shape) == 3:  # colours are channels there
+        pixels = np.moveaxis(pixels, -1, 0)
     assert back.shape == pixels.shape
     if formats.format_of_suffix(suffix) != "jpeg":
         np.testing.assert_array_equal(back.pixels, pixels)
