@@ -537,7 +537,7 @@ def models(as_json: bool) -> None:
         return
     for d in descriptors:
         low, high = d.band_255
-        kind = "colour" if d.colours == 3 else "gray"
+        kind = "mosaic" if d.tier.startswith("raw") else "colour" if d.colours == 3 else "gray"
         scores = ", ".join(f"{key} {value:.2f}" for key, value in list(d.psnr.items())[:4])
         click.echo(f"{d.name:24} {d.tier:9} {kind:7} noise {low:3g} to {high:3g}   {scores}")
 

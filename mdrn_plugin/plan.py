@@ -463,6 +463,11 @@ def _stabilised_mapping(
     return low, 1 / (high - low) if high > low else 1.0
 
 
+def is_for_raw(descriptor: Descriptor) -> bool:
+    """Whether a model is for the mosaics of RAW files."""
+    return descriptor.tier.startswith("raw")
+
+
 def choose_model(
     zoo: Zoo, colours: int, options: Options, sigma_255: float, notes: list[str], doubts: list[str]
 ) -> tuple[Descriptor, str]:
@@ -473,6 +478,10 @@ def choose_model(
     """
     if options.model is not None:
         descriptor = zoo.get(options.model)
+        if is_for_raw(descriptor):
+            raise BadOption(
+                f"model {options.model}: is for Bayer mosaics; choose another, see mdrn-batch models"
+            )
         if descriptor.colours != colours:
             kind = "colour" if descriptor.colours == 3 else "gray"
             raise BadOption(

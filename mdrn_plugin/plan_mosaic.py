@@ -1,7 +1,8 @@
 """The plan of a mosaic: which model, and what its network is shown.
 
-A model of the architecture "fan" for four colours, if the zoo has one whose band holds the noise;
-else a gray model on the whole stabilised mosaic with the colours laid aside (`engine.mosaic`).
+For Bayer, a model of the tier "raw" ("raw-best" for the qualities "best" and "best+") if the zoo has
+one whose band holds the noise (`engine.packed`); else a gray model on the whole stabilised mosaic with
+the colours laid aside (`engine.mosaic`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mdrn_plugin.errors import BadOption
 from mdrn_plugin.noise.stabilise import stabiliser
 from mdrn_plugin.plan import (
     NO_NOISE_255,
@@ -24,6 +24,7 @@ from mdrn_plugin.plan import (
     Plan,
     Step,
     choose_model,
+    is_for_raw,
 )
 
 if TYPE_CHECKING:
@@ -37,7 +38,12 @@ if TYPE_CHECKING:
 _WINDOWS = ((5.0, 5), (9.0, 7), (16.0, 9), (24.0, 11), (math.inf, 15))
 # A signal by which the noise of a mosaic is named for the choice of a model: 18 % gray.
 GRAY = 0.18
-RAW_ARCHITECTURE, RAW_COLOURS = "fan", 4
+_RAW_TIERS = {
+    "fast": ("raw",),
+    "balanced": ("raw",),
+    "best": ("raw-best", "raw"),
+    "best+": ("raw-best", "raw"),
+}
 
 
 def resolve_mosaic(
@@ -74,7 +80,10 @@ def resolve_mosaic(
     curves = _curves(mosaic, profile)
     chroma = options.strength if options.chroma_strength is None else options.chroma_strength
     descriptor = raw_model(zoo, options, profile)
-    if descriptor is not None and mosaic.period == 2:
+    if descriptor is not None and options.strength == chroma == 0:
+        step = _passed_through("strength 0, passed through")
+        route = MosaicStep("network", mosaic, 0, chroma)
+    elif descriptor is not None and mosaic.period == 2:
         step = _network_step(mosaic, descriptor, curves, profile, options, machine)
         route = MosaicStep("network", mosaic, 0, chroma)
     else:
@@ -112,11 +121,14 @@ def raw_model(zoo: Zoo, options: Options, profile: NoiseProfile) -> Descriptor |
     """Return the model for mosaics whose band holds the noise, None if there is none."""
     if options.model is not None:
         chosen = zoo.get(options.model)
-        return chosen if chosen.architecture == RAW_ARCHITECTURE else None
+        return chosen if is_for_raw(chosen) else None
     level = noise_255(profile)
-    fit = [d for d in zoo.descriptors if d.architecture == RAW_ARCHITECTURE and d.colours == RAW_COLOURS]
-    covering = [d for d in fit if d.band_255[0] <= level <= d.band_255[1]]
-    return min(covering, key=lambda d: (d.band_255[1] - d.band_255[0], d.name), default=None)
+    for tier in _RAW_TIERS[options.quality]:
+        models = [d for d in zoo.descriptors if d.tier == tier]
+        covering = [d for d in models if d.band_255[0] <= level <= d.band_255[1]]
+        if covering:
+            return min(covering, key=lambda d: (d.band_255[1] - d.band_255[0], d.name))
+    return None
 
 
 def _curves(mosaic: Mosaic, profile: NoiseProfile) -> tuple[NoiseCurve, ...]:
@@ -150,6 +162,10 @@ def _network_step(
     )
 
 
+def _passed_through(reason: str) -> Step:
+    return Step(None, "", 0.0, 0.0, 1.0, TILE_CPU, 0, 8, reason)
+
+
 def _gray_step(
     spread: tuple[tuple[float, float], ...],
     curves: tuple[NoiseCurve, ...],
@@ -162,7 +178,7 @@ def _gray_step(
     doubts: list[str],
 ) -> Step:
     if not curves or not all(c.mean > 0 or c.kind != "constant" for c in curves):
-        return Step(None, "", 0.0, 0.0, 1.0, TILE_CPU, 0, 8, "no noise found, passed through")
+        return _passed_through("no noise found, passed through")
     ends = [stabiliser(c).forward(np.array(s)) for c, s in zip(curves, spread, strict=True)]
     weights = (0.25, 0.5, 0.25)
     low, high = (sum(w * float(e[k]) for w, e in zip(weights, ends, strict=True)) for k in (0, 1))
@@ -174,10 +190,6 @@ def _gray_step(
         reason = "no noise found, passed through" if silent else "strength 0, passed through"
         return Step(None, "", sigma_255, low, gain, TILE_CPU, 0, 8, reason)
     descriptor, reason = choose_model(zoo, 1, options, sigma_255, notes, doubts)
-    if descriptor.architecture == RAW_ARCHITECTURE:
-        raise BadOption(
-            f"model {descriptor.name}: is for Bayer mosaics; choose another, see mdrn-batch models"
-        )
     top = max(d.band_255[1] for d in zoo.descriptors if d.colours == 1)
     limit = descriptor.trained_255[1] if options.model else top
     if sigma_255 > limit:
