@@ -30,13 +30,14 @@ from mdrn_plugin.files import lock_byte, write_bytes
 from mdrn_plugin.networks.mdrn import CHANNELS, MDRN
 from mdrn_plugin.networks.registry import Network, build
 
+from . import perception
 from .data import CropRules, Crops, Pack, whole_pictures
 from .degrade import degrade, margin
 from .distil import Distiller
 from .losses import get_loss
 from .optim import MuonAdam
 from .parallel import Ranks
-from .recipe import describe, without_defaults
+from .recipe import describe, load_recipe, without_defaults
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -257,9 +258,15 @@ class _Trainer:
         self.optimizer = MuonAdam(self.network.named_parameters(), _ADAM)
         self.loss = get_loss(recipe.loss)
         self.distiller = None
-        if recipe.distillation:
-            if teacher is None:
-                raise BadOption(f"{recipe.name}: distillation needs a teacher; name it in the recipe")
+        self.perception = None
+        if recipe.distillation and teacher is None:
+            raise BadOption(f"{recipe.name}: distillation needs a teacher; name it in the recipe")
+        if recipe.distillation == perception.KIND and teacher is not None:
+            theirs = load_recipe(recipe.teacher)
+            network = build(theirs.architecture, settings(theirs))
+            network.load_state_dict(teacher)
+            self.perception = perception.FeatureLoss(recipe, network, self.device)
+        elif teacher is not None and recipe.distillation:
             self.distiller = Distiller(recipe, teacher, self.device)
         self.progress = Progress(recipe=json.dumps(describe(recipe)), data=pack.digest)
         self.log: list[dict[str, Any]] = []
@@ -383,6 +390,8 @@ class _Trainer:
             if self.distiller is None:
                 out = self.network(noisy) if pair.std is None else self.network(noisy, pair.std)
                 loss = self.loss(out, clean, sigma)
+                if self.perception is not None and pair.std is not None:
+                    loss = loss + recipe.kdl_weight * self.perception.loss(out, clean, pair.std)
             else:
                 assert isinstance(self.network, MDRN)
                 features = self.network.nodes(noisy)

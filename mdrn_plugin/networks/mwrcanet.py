@@ -198,7 +198,7 @@ class MWRCANet(nn.Module):
         self, x_NCHW: Tensor, std_NCHW: Tensor | None = None, pooled: list[Tensor] | None = None
     ) -> Tensor:
         """Return the noise that the network sees."""
-        noise = self._run(x_NCHW, std_NCHW, Statistics(pooled))
+        noise = iwt(self.tail(self._stages(x_NCHW, std_NCHW, Statistics(pooled))[-1]))
         return noise if std_NCHW is None else std_NCHW.to(noise.dtype) * noise
 
     def pooled(self, x_NCHW: Tensor, std_NCHW: Tensor | None = None) -> list[Tensor]:
@@ -209,10 +209,14 @@ class MWRCANet(nn.Module):
         is one set for all tiles, which is what leaves no seams.
         """
         statistics = Statistics()
-        self._run(x_NCHW, std_NCHW, statistics)
+        self._stages(x_NCHW, std_NCHW, statistics)
         return statistics.collected
 
-    def _run(self, x_NCHW: Tensor, std_NCHW: Tensor | None, statistics: Statistics) -> Tensor:
+    def features(self, x_NCHW: Tensor, std_NCHW: Tensor | None = None) -> list[Tensor]:
+        """Return what the groups of the encoder, the middle and the decoder make, in order."""
+        return self._stages(x_NCHW, std_NCHW, Statistics())
+
+    def _stages(self, x_NCHW: Tensor, std_NCHW: Tensor | None, statistics: Statistics) -> list[Tensor]:
         if (std_NCHW is not None) != self.noise_map:
             wanted = "a noise map" if self.noise_map else "no noise map"
             raise ValueError(f"MWRCANet: expected {wanted}; build it with the other noise_map")
@@ -222,10 +226,10 @@ class MWRCANet(nn.Module):
         x = self.bottom(dwt(middle))
         for group in self.centre:
             x = group(x, statistics)
-        x = self.decoder_middle(iwt(self.up_bottom(x)) + middle, statistics)
-        x = self.decoder_top(iwt(self.up_middle(x)) + top, statistics)
+        low = x
+        x = inner = self.decoder_middle(iwt(self.up_bottom(x)) + middle, statistics)
         # The original adds the tail to the bands of the input; here the tail is the noise itself.
-        return iwt(self.tail(x))
+        return [top, middle, low, inner, self.decoder_top(iwt(self.up_middle(x)) + top, statistics)]
 
 
 def _halo(blocks: int, attention: bool) -> int:
