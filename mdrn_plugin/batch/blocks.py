@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mdrn_plugin import __version__, formats
-from mdrn_plugin.batch.volume_plan import Place, VolumePlan, decide, sample_of
+from mdrn_plugin.batch.volume_plan import Place, VolumePlan, check_size, decide, sample_of
 from mdrn_plugin.errors import BadOption, Cancelled, CannotRead, NotSupported, OutputUnusable
 from mdrn_plugin.files import content_hash, files_of, swap_in, sync_tree, write_bytes
 from mdrn_plugin.formats import zarr_write
@@ -632,8 +632,20 @@ def _sync(file: Path) -> None:
 # --- from the ordinary batch ------------------------------------------------------------------------
 
 
-def open_if_large(source: Path, target: Path, max_bytes: int = VOLUME_BYTES) -> Picture | None:
-    """Open a picture lazily if it is to be done by blocks: large, and OME-Zarr comes out."""
+def open_if_large(
+    source: Path, target: Path, max_bytes: int = VOLUME_BYTES, *, max_pixels: int | None = None
+) -> Picture | None:
+    """Open a picture lazily if it is to be done by blocks: large, and OME-Zarr comes out.
+
+    Parameters
+    ----------
+    source, target : Path
+        Only the suffix of `target` is looked at.
+    max_bytes : int
+        Of pixels; smaller ones are done as a whole.
+    max_pixels : int, optional
+        The limit that the user set.
+    """
     if formats.format_of_suffix(target) != "zarr":
         return None
     if source.is_file() and os.stat(source).st_size < max_bytes // 64:
@@ -645,4 +657,6 @@ def open_if_large(source: Path, target: Path, max_bytes: int = VOLUME_BYTES) -> 
             raise
         return None  # as a whole, then
     large = math.prod(picture.shape) * np.dtype(picture.pixels.dtype).itemsize > max_bytes
+    if large:
+        check_size(os.fspath(source), picture, max_pixels)
     return picture if large else None

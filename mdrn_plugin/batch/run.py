@@ -479,7 +479,7 @@ class Session:
         from mdrn_plugin.batch import blocks
 
         job, settings = task.job, self._settings
-        picture = blocks.open_if_large(job.source, job.target)
+        picture = blocks.open_if_large(job.source, job.target, max_pixels=settings.max_pixels)
         if picture is None:
             return None
         _make_folder(job.target.parent)

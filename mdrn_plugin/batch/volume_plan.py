@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mdrn_plugin import __version__, formats
+from mdrn_plugin.errors import NotSupported
 from mdrn_plugin.formats import zarr_write
 from mdrn_plugin.formats.zarr_write import Layout, Level
 from mdrn_plugin.noise.blocks import spread
@@ -30,6 +31,10 @@ PLAN_FORMAT = 1
 _WINDOWS = 8
 _WINDOW_PX = 1024
 _CANDIDATES = 4  # per plane and side, of a plane that is larger than a window
+
+# A petapixel, or these planes: more than that is no volume but a made-up header.
+_MAX_PIXELS = 10**15
+_MAX_PLANES = 10_000_000
 
 Place = tuple[slice, ...]
 
@@ -233,6 +238,7 @@ def decide(
     formats.check_can_hold(
         target, shape=picture.shape, axes=picture.axes, dtype=picture.pixels.dtype, alpha=picture.alpha
     )
+    check_size(os.fspath(source), picture)
     if value_range is not None:
         picture = dataclasses.replace(picture, range=value_range)
     windows = choose_windows(picture)
@@ -258,6 +264,24 @@ def decide(
         windows=windows,
         note=picture.metadata.note,
     )
+
+
+def check_size(name: str, picture: Picture, max_pixels: int | None = None) -> None:
+    """Refuse what only says that it is enormous; without a limit by the user, a petapixel is the end.
+
+    Raises
+    ------
+    NotSupported
+        More planes or pixels than that.
+    """
+    planes = math.prod(n for a, n in zip(picture.axes, picture.shape, strict=True) if a not in "YXS")
+    pixels = planes * picture.length("Y") * picture.length("X")
+    limit = _MAX_PIXELS if max_pixels is None else max_pixels
+    if planes > _MAX_PLANES or pixels > limit:
+        raise NotSupported(
+            f"{name}: {pixels} pixels in {planes} plane(s): expected at most {limit} in {_MAX_PLANES}; "
+            "raise the limit (--max-pixels) if the volume is genuine, or split it"
+        )
 
 
 def looked_at(picture: Picture, value_range: ValueRange | None = None) -> Picture:

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 _HEADER = struct.Struct("<4B3I")  # two versions, flags, type size; bytes decoded, of a block, coded
+_SPARE = 2**16  # bytes of headers and index
 _NOTHING = 2**64 - 1  # offset and length of a chunk that a shard does not have
 
 
@@ -62,6 +63,9 @@ class ChunkFiles:
                 size = os.fstat(file.fileno()).st_size
                 if size == 0:  # the library takes an empty shard for one that is not there
                     raise ValueError("a file is empty")
+                # No codec makes pixels much larger; what claims to may decode to anything.
+                if size > 2 * self._bytes * self._inner + _SPARE:
+                    raise ValueError("a file has more bytes than its pixels")
                 if not self._blosc:
                     continue
                 if self._index_first is None:

@@ -366,6 +366,23 @@ def test_shard_that_does_not_exist_is_said(shard: tuple[int, int]) -> None:
         blocks.shard_of([1, 2, 3], shard)
 
 
+def test_header_that_claims_the_impossible_is_refused_at_once(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "v.zarr", noisy((2, 64, 64), np.uint8), "zyx")
+    file = store / "0" / "zarr.json"
+    node = json.loads(file.read_text())
+    for shape in ([2**40, 64, 64], [2, 2**40, 2**40]):
+        node["shape"] = shape
+        file.write_text(json.dumps(node))
+        with pytest.raises(NotSupported, match="--max-pixels"):
+            _plan(store, tmp_path / "out")
+        assert [o.state for o in _batch(store, tmp_path / "out2")] == ["failed"]
+    node["shape"] = [1, 2**16, 2**16]
+    file.write_text(json.dumps(node))
+    assert blocks.open_if_large(store, Path("a.zarr")) is not None
+    with pytest.raises(NotSupported, match="at most 1000 in"):
+        blocks.open_if_large(store, Path("a.zarr"), max_pixels=1000)
+
+
 def test_sample_leaves_out_what_is_empty() -> None:
     pixels = np.zeros((40, 64, 64), np.uint8)
     pixels[13] = noisy((64, 64), np.uint8)

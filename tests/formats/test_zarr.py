@@ -222,6 +222,14 @@ def test_empty_chunk_is_an_error(store: Path) -> None:
         formats.read(store)
 
 
+def test_chunk_with_more_bytes_than_pixels_is_an_error(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "in.zarr", noisy((130, 130)), "yx")
+    chunk = _first_chunk(store)
+    chunk.write_bytes(chunk.read_bytes() + bytes(200_000))
+    with pytest.raises(CannotRead, match="more bytes than its pixels"):
+        formats.read(store)
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_flipped_bits_are_a_picture_or_an_error(seed: int, tmp_path: Path) -> None:
     rng = np.random.default_rng(seed)
