@@ -2,9 +2,9 @@
 
     python benchmarks/photo.py [--data DIR] [--runs DIR] [--quick]
 
-Every picture goes through a camera (training/degrade.py): unprocessed, sampled by a Bayer pattern,
-noise of the Darmstadt line, demosaiced, white balance, colours, gamma, tone curve, JPEG of quality 80
-to 95 in 4:2:0. The truth is the same way without noise and without JPEG. In the second table the
+Every picture goes through a camera (training/degrade.py): a lens that blurs by half a pixel, linear
+light, a Bayer pattern, noise of the Darmstadt line, white balance, demosaicing, colours, gamma, tone
+curve, JPEG of quality 80 to 95 in 4:2:0. The truth is the same way without noise and without JPEG. In the second table the
 camera reduces noise itself, more in colour than in brightness: what is left is coarse.
 
 DIR holds ``bench/Kodak24``; default: MDRN_DATA. ``--runs`` is a folder of training runs whose models are
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LEVELS_255 = (0.5, 1.0, 2.0, 4.0, 8.0)  # of the RAW's mid grey
+LENS_PX = 0.5
 MODEL = "mdrn-2b-colour-photo"
 
 
@@ -118,7 +119,7 @@ def photographs(
             subsample=True,
         )
         gain, offset = camera.draw_noise(torch.tensor([level_255]), generator, ("dnd",))
-        raw = camera.unprocess(x, cameras)
+        raw = camera.unprocess(degrade.blur(x, torch.full((1, 3), LENS_PX)), cameras)
         pair = degrade.photograph(raw, cameras, gain, offset, [generator], look)
         yield cut_to_stride(pair.clean, 8), cut_to_stride(pair.noisy, 8)
 

@@ -130,7 +130,12 @@ def unprocess(x_N3HW: Tensor, cameras: Cameras) -> Tensor:
 
 def process(raw_N3HW: Tensor, cameras: Cameras) -> Tensor:
     """Turn linear camera RGB into sRGB pictures: white balance, colours, gamma, tone curve; 0..1."""
-    x = (raw_N3HW * cameras.gains).clamp(0, 1)
+    return develop(raw_N3HW * cameras.gains, cameras)
+
+
+def develop(balanced_N3HW: Tensor, cameras: Cameras) -> Tensor:
+    """Do what `process` does after the white balance."""
+    x = balanced_N3HW.clamp(0, 1)
     x = mix_channels(x, torch.linalg.inv(cameras.to_camera)).clamp(0, 1)
     x = to_srgb(x)
     return torch.where(cameras.toned[:, None, None, None], tone(x), x)

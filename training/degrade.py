@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from mdrn_plugin.errors import BadOption
 
-from .camera import Cameras, add_sensor_noise, draw_cameras, draw_noise, process, unprocess
+from .camera import Cameras, add_sensor_noise, develop, draw_cameras, draw_noise, unprocess
 from .jpeg import jpeg, mix_channels
 from .mosaic import BAYER, demosaic, mosaic, pack
 
@@ -34,6 +34,7 @@ _SUBSAMPLED_SHARE = 0.65  # of the batches are 4:2:0
 _XTRANS_SHARE = 0.1  # of the batches
 _SMOOTHED_SHARE = 0.6  # of the cameras reduce noise themselves
 _SHARPENED_SHARE = 0.3
+_LENS_PX = 0.7  # widest Gaussian of lens and low-pass filter in front of the sensor
 _TAPS = 6  # px, radius of the kernels of the camera's own filters
 
 
@@ -113,10 +114,11 @@ def degrade(
     levels = _draw_levels(batch, sigma_255, generator)
     gain, offset = (v[share] for v in draw_noise(levels, generator))
     each = [torch.Generator().manual_seed(_mix(seed + 1, step * batch + k)) for k in range(batch)[share]]
-    raw = unprocess(x_NCHW, cameras)
     if kind == "raw":
-        return _raw_pair(raw, gain, offset, levels[share], each, packed=packed)
+        return _raw_pair(unprocess(x_NCHW, cameras), gain, offset, levels[share], each, packed=packed)
     look = draw_look(batch, generator)
+    width = (_LENS_PX * torch.rand(batch, 1, generator=generator))[share].clamp_min(0.05)
+    raw = unprocess(blur(x_NCHW, width.expand(-1, 3)), cameras)
     return photograph(raw, cameras, gain, offset, each, look, share)
 
 
@@ -248,14 +250,17 @@ def photograph(
     mosaiced = mosaic(raw_N3HW, look.pattern)
     noisy = sensor_noise(mosaiced, gain, offset, each)
     count = raw_N3HW.shape[0]
-    both = demosaic(torch.cat([mosaiced, noisy]), look.pattern)
-    clean, noisy = (process(x, cameras) for x in (both[:count], both[count:]))
+    # Colours are interpolated after the white balance: the filters take it that red, green and blue
+    # change by the same steps where a picture is neutral.
+    balance = mosaic(cameras.gains.expand_as(raw_N3HW), look.pattern)
+    both = demosaic(torch.cat([mosaiced * balance, noisy * balance]), look.pattern)
+    clean, noisy = (develop(x, cameras) for x in (both[:count], both[count:]))
     noise = _smooth_noise(noisy - clean, look, share)
     sharpening = look.sharpening[share][:, None, None, None]
     if bool((sharpening > 0).any()):
         width = torch.ones(count, 3)
         both = torch.cat([clean, noise], 1)
-        soft = torch.cat([_blur(clean, width), _blur(noise, width)], 1)
+        soft = torch.cat([blur(clean, width), blur(noise, width)], 1)
         both = both + sharpening * (both - soft)
         clean, noise = both[:, :3].clamp(0, 1), both[:, 3:]
     shown = (clean + noise).clamp(0, 1)
@@ -281,10 +286,10 @@ def _smooth_noise(noise_N3HW: Tensor, look: Look, share: slice) -> Tensor:
     ycc = mix_channels(noise_N3HW, to_ycc)
     widths = torch.stack([look.luma_px[share], look.chroma_px[share], look.chroma_px[share]], 1)
     shares = torch.stack([luma, chroma, chroma], 1)[..., None, None]
-    return mix_channels(torch.lerp(ycc, _blur(ycc, widths), shares), torch.linalg.inv(to_ycc))
+    return mix_channels(torch.lerp(ycc, blur(ycc, widths), shares), torch.linalg.inv(to_ycc))
 
 
-def _blur(x_NCHW: Tensor, width_NC: Tensor) -> Tensor:
+def blur(x_NCHW: Tensor, width_NC: Tensor) -> Tensor:
     """Blur each plane by a Gaussian of its own width, px; borders are mirrored."""
     planes = x_NCHW.flatten(0, 1)[None]
     t = torch.arange(-_TAPS, _TAPS + 1)
