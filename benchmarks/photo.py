@@ -4,8 +4,8 @@
 
 Every picture goes through a camera (training/degrade.py): a lens that blurs by half a pixel, linear
 light, a Bayer pattern, noise of the Darmstadt line, white balance, demosaicing, colours, gamma, tone
-curve, JPEG of quality 80 to 95 in 4:2:0. The truth is the same way without noise and without JPEG. In the second table the
-camera reduces noise itself, more in colour than in brightness: what is left is coarse.
+curve, JPEG of quality 80 to 95 in 4:2:0. The truth is the same way without noise and without JPEG. In
+the second table the camera reduces noise itself, more in colour than in brightness: the rest is coarse.
 
 DIR holds ``bench/Kodak24``; default: MDRN_DATA. ``--runs`` is a folder of training runs whose models are
 taken before those that ship. ``--quick`` takes every sixth picture, cut to 256 pixels a side.
