@@ -254,6 +254,33 @@ def test_killed_process_is_resumed_to_the_same_bytes(
     assert tree(tmp_path / "v.zarr") == expected
 
 
+@pytest.mark.slow
+def test_killed_denoise_of_a_volume_goes_on_to_the_same_bytes(
+    source: Path, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    small = "from mdrn_plugin.batch import blocks; blocks.open_if_large.__defaults__ = (10_000,); "
+    wishes = ["--model", "tiny", "--threads", "1", "--tile", "64", "--precision", "fp32", "--noise", "20"]
+    command = [
+        sys.executable,
+        "-c",
+        small + COMMAND[-1],
+        "denoise",
+        str(source),
+        "-o",
+        str(tmp_path),
+        *wishes,
+    ]
+    process = subprocess.Popen([*command, "-q"])
+    work = tmp_path / ".mdrn" / "volumes" / "v.zarr"
+    _wait_for_lines(work, 4)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "v.zarr").exists()
+    assert subprocess.run([*command, "-q"]).returncode == 0
+    assert tree(tmp_path / "v.zarr") == expected
+    assert sorted(p.name for p in (tmp_path / ".mdrn").iterdir()) == ["ledger.jsonl"]
+
+
 def _wait_for_lines(folder: Path, count: int) -> Path:
     for _ in range(6000):
         journals = list(folder.glob("done-*"))
