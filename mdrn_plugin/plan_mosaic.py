@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 # Window of the fit of the colours by the noise that the network sees (0..255): the more noise, the wider.
 # PSNR of 5 pictures of DIV2K behind a gamma of 2.2, Bayer and X-Trans, six levels of noise.
-_WINDOWS = ((5.0, 5), (9.0, 7), (16.0, 9), (24.0, 11), (math.inf, 15))
+_WINDOWS = ((5.0, 5), (9.0, 7), (14.0, 9), (18.0, 11), (40.0, 15), (math.inf, 21))
 # A signal by which the noise of a mosaic is named for the choice of a model: 18 % gray.
 GRAY = 0.18
 _RAW_TIERS = {
