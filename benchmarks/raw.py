@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 # Photoelectrons at white: 5000, 1700, 560, 200, 83; about ISO 200 to 12,800 of a small camera.
 GAINS = (2e-4, 6e-4, 1.8e-3, 5e-3, 1.2e-2)
+GRAY = "mdrn-2b-gray-0-90"
 WIDE = "fan-raw-0-30"
 BANDS = {(0.0, 3.0): "fan-raw-0-3", (3.0, 8.0): "fan-raw-3-8", (8.0, 30.0): "fan-raw-8-30"}
 LARGE = "mwrcanet-small-raw-0-30"
@@ -87,6 +88,7 @@ def methods(runs: Path) -> dict[str, Callable[[Tensor, float, float], Tensor]]:
     else:
         found["VST + BM3D on the planes"] = lambda y, a, b: _stabilised(y, a, b, lambda p: bm3d.bm3d(p, 1.0))
     found["stabilised MDRN on the planes"] = _mdrn
+    found[f"{GRAY} on the whole mosaic"] = _whole
     for name in (WIDE, LARGE):
         network = _network(name, runs)
         if network is not None:
@@ -153,6 +155,14 @@ def _mdrn(y: Tensor, gain: float, offset: float) -> Tensor:
         for plane in pack(y)[0]
     ]
     return unpack(torch.from_numpy(np.stack(planes))[None].float())
+
+
+def _whole(y: Tensor, gain: float, offset: float) -> Tensor:
+    told = f"{gain!r},{offset!r}"
+    out = mdrn_plugin.denoise_raw(
+        y[0, 0].numpy(), pattern="RGGB", black=0.0, white=1.0, noise=told, model=GRAY
+    )
+    return torch.from_numpy(np.asarray(out))[None, None].float()
 
 
 def _stabilised(y: Tensor, gain: float, offset: float, denoise: Callable[[Any], Any]) -> Tensor:
