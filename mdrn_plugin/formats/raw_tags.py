@@ -127,9 +127,11 @@ def read_tags(name: str, file: BinaryIO, size_px: tuple[int, int] | None = None)
 def _of_tiff(name: str, file: BinaryIO, size_px: tuple[int, int] | None) -> Tags:
     try:
         reader = DirectoryReader(file, _VERSIONS)
-        chain = [reader.directory(at) for at in reader.offsets(64)]
+        chain = [reader.directory(reader.first)]
     except BadDirectory as error:
         raise CannotRead(f"{name}: is damaged or cut short ({error}); get an intact copy") from error
+    with contextlib.suppress(BadDirectory):  # some cameras end their chain in nothing: LibRaw decides
+        chain += [reader.directory(at) for at in reader.offsets(64)[1:]]
     found = list(chain)
     for directory in chain:
         found += _sub_directories(reader, directory)

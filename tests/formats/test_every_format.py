@@ -217,7 +217,6 @@ def test_no_picture_is_named(tmp_path: Path, content: bytes, words: str) -> None
         (b"\0\0\0\x18ftypavif" + bytes(100), "avif"),
         (b"\0\0\0\x18ftypcrx " + bytes(100), "raw"),
         (b"FUJIFILMCCD-RAW " + bytes(100), "raw"),
-        (b"II*\0\x10\0\0\0CR\x02\0" + bytes(100), "raw"),
     ],
 )
 def test_foreign_format_is_refused_with_a_remedy(tmp_path: Path, content: bytes, kind: str) -> None:

@@ -66,6 +66,14 @@ def test_read_what_libraw_does_not_know_is_one_clear_line(tmp_path: Path) -> Non
     assert "a.raf" in str(told.value)
 
 
+def test_raw_that_is_only_a_head_fails_cleanly(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    path.write_bytes(b"II*\0\x10\0\0\0CR\x02\0" + bytes(100))
+    assert formats.sniff(path) == "raw"
+    with pytest.raises(CannotRead, match="damaged or cut short"):
+        formats.read(path)
+
+
 def test_read_in_a_helper_process_is_the_same(tmp_path: Path) -> None:
     path = tmp_path / "a.dng"
     write_dng(path, "X-Trans", told=NOISE)
