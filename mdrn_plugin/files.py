@@ -17,6 +17,7 @@ import shutil
 import struct
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,6 +30,8 @@ except ImportError:  # Windows: an open file cannot be deleted there, which serv
 
 PART_PREFIX = ".mdrn-"
 PART_SUFFIX = ".mdrn-part"
+
+_SYNCED_AT_ONCE = 16
 
 # errno values that mean: this folder or disk cannot take the output, whatever the file.
 _UNUSABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR})
@@ -167,15 +170,20 @@ def swap_in(part: Path, target: Path, *, overwrite: bool) -> None:
 
 def sync_tree(folder: Path) -> None:
     """Have the system write every file of a folder to the disk."""
-    for where, _, names in os.walk(folder):
-        for name in names:
-            mode = os.O_RDWR if os.name == "nt" else os.O_RDONLY
-            descriptor = os.open(os.path.join(where, name), mode)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+    # Several at once: a disk that is asked one by one takes its time for each of thousands of chunks.
+    with ThreadPoolExecutor(_SYNCED_AT_ONCE, "mdrn-sync") as pool:
+        for _ in pool.map(_fsync_file, files_of(folder)):
+            pass
+    for where, _, _ in os.walk(folder):
         _fsync_folder(Path(where))
+
+
+def _fsync_file(file: str) -> None:
+    descriptor = os.open(file, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _make_part_folder(folder: Path) -> tuple[Path, int | None]:
