@@ -281,3 +281,21 @@ def test_degrade_costs_little_beside_a_training_step() -> None:
         degrade.degrade("camera-jpeg", x, (0.3, 20), 1, step)
         times.append(time.process_time() - began)
     assert min(times) < 0.3  # about 0.05 s measured; a step of the network takes about 1 s
+
+
+def test_photographs_of_grey_detail_have_little_colour() -> None:
+    """The filters that interpolate colours need balanced ones."""
+    y, x = torch.meshgrid(torch.arange(72.0), torch.arange(72.0), indexing="ij")
+    x = (0.4 + 0.15 * torch.sin(0.9 * x + 0.4 * y) * torch.cos(0.8 * y)).expand(1, 3, -1, -1)
+    generator = torch.Generator().manual_seed(4)
+    cameras = camera.draw_cameras(1, generator)
+    look = dataclasses.replace(degrade.draw_look(1, generator), pattern="RGGB", sharpening=torch.zeros(1))
+    raw = camera.unprocess(x, cameras)
+    none = torch.zeros(1)
+    clean = degrade.photograph(raw, cameras, none, none, [generator], look).clean
+    unbalanced = camera.process(mosaic.demosaic(mosaic.mosaic(raw)), cameras)[..., 4:-4, 4:-4]
+
+    def colour(picture: Tensor) -> float:
+        return float((picture - picture.mean(1, keepdim=True)).abs().mean())
+
+    assert colour(clean) < 0.6 * colour(unbalanced)
