@@ -346,17 +346,21 @@ def _step(
     doubts: list[str],
 ) -> Step:
     unit = facts.range.white - facts.range.black
-    route = _route(facts, spread, profile, options, notes)
+    photo = _photo_model(facts, profile, joint, options, zoo)
+    route = _as_photo(facts, profile) if photo else _route(facts, spread, profile, options, notes)
     black, gain = route.black, route.gain
     sigma_255 = route.sigma * gain * 255
     silent = _pooled(profile.sigma) * unit * _mapping(facts, spread)[1] * 255 < NO_NOISE_255
     if options.model is None and (silent or options.strength == 0):
         reason = "no noise found, passed through" if options.strength else "strength 0, passed through"
         return Step(None, "", sigma_255, black, gain, TILE_CPU, 0, 8, reason)
-    descriptor, reason = choose_model(zoo, 3 if joint else 1, options, sigma_255, notes, doubts)
+    if photo:
+        descriptor, reason = photo, "blind to the level; for finished photographs"
+    else:
+        descriptor, reason = choose_model(zoo, 3 if joint else 1, options, sigma_255, notes, doubts)
     top = max(d.band_255[1] for d in zoo.descriptors if d.colours == descriptor.colours)
     limit = descriptor.trained_255[1] if options.model else top
-    if sigma_255 > limit:
+    if not photo and sigma_255 > limit:
         gain *= limit / sigma_255
         doubts.append(
             f"noise {sigma_255:.0f}/255 is above the models' range: contrast reduced before the network"
@@ -424,6 +428,39 @@ def _route(
         )
     black, gain = _stabilised_mapping(in_file, spread, (black, gain))
     return _Route(sigma, black, gain, in_file, spectra, "; ".join(reasons))
+
+
+def _photo_model(
+    facts: Facts, profile: NoiseProfile, joint: bool, options: Options, zoo: Zoo
+) -> Descriptor | None:
+    """Return the model for finished photographs if it is asked for, or if this looks like one.
+
+    Colour, 8 bit, and noise that hangs together from pixel to pixel: what interpolation of colours,
+    the camera's noise reduction and JPEG leave. The fast tier keeps to its own network.
+    """
+    if options.model is not None:
+        chosen = zoo.get(options.model)
+        return chosen if chosen.tier == "photo" and joint and facts.samples_joint else None
+    if not joint or facts.dtype != "uint8" or not profile.spectra:
+        return None
+    if options.noise_model != "auto" or options.quality == "fast":
+        return None
+    return next((d for d in zoo.descriptors if d.tier == "photo" and d.colours == 3), None)
+
+
+def _as_photo(facts: Facts, profile: NoiseProfile) -> _Route:
+    """Show the network the picture as it is: it knows cameras, not levels of noise."""
+    unit = facts.range.white - facts.range.black
+    across, down = profile.correlation
+    why = ""
+    if profile.spectra:
+        why = f"noise correlated by {across:.2f} across and {down:.2f} down in a picture of 8 bit: "
+    return _Route(
+        _pooled(profile.sigma) * unit,
+        facts.range.black,
+        1 / unit,
+        reason=f"{why}taken for a photograph that a camera finished",
+    )
 
 
 def _stabilising_curves(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mdrn_plugin.errors import BadOption, UnknownModel
+from mdrn_plugin.noise.curve import NoiseCurve
 from mdrn_plugin.noise.profile import NoiseProfile
 from mdrn_plugin.picture import ValueRange
 from mdrn_plugin.plan import Facts, Machine, Options, Plan, parse_noise, resolve
@@ -20,7 +21,7 @@ BANDS = ((0, 10), (10, 20), (20, 35), (35, 60), (60, 90), (0, 90))
 
 def _descriptor(colours: int, low: float, high: float, tier: str = "balanced") -> Descriptor:
     colour = "gray" if colours == 1 else "colour"
-    size = {"balanced": "2b", "best": "8b", "fast": "fast"}[tier]
+    size = {"balanced": "2b", "best": "8b", "fast": "fast", "photo": "photo"}[tier]
     return Descriptor(
         name=f"mdrn-{size}-{colour}-{low:g}-{high:g}",
         file="x",
@@ -242,3 +243,50 @@ def test_plan_is_plain_data() -> None:
 
     assert json.loads(json.dumps(_resolve(25).as_dict()))["steps"][0]["model"] == "mdrn-2b-gray-20-35"
     assert np.isfinite(_resolve(25).steps[0].gain)
+
+
+# Twice the power in the lower half of the frequencies.
+SPECTRUM = tuple(tuple(1.33 if i + j < 16 else 0.67 for i in range(16)) for j in range(16))
+PHOTO_ZOO = Zoo(Path(), (*ZOO.descriptors, _descriptor(3, 0, 20, "photo")))
+
+
+def _photograph(options: Options | None = None, correlated: bool = True, **changes: Any) -> Plan:
+    facts = _facts(range=ValueRange(0.0, 255.0, ""), dtype="uint8", spread=((0.0, 255.0),))
+    facts = dataclasses.replace(facts, **{"colours": 3, "samples_joint": True, **changes})
+    curve = NoiseCurve("constant", 0.0, 0.0, mean=0.04**2)
+    profile = NoiseProfile(
+        (0.04,) * 3,
+        curves=(curve,) * 3,
+        correlation=(0.5, 0.5),
+        spectra=(SPECTRUM,) * 3 if correlated else (),
+    )
+    return resolve(facts, (profile,), options or Options(), PHOTO_ZOO, MACHINE)
+
+
+def test_resolve_finished_photograph_goes_as_it_is_to_the_model_for_them() -> None:
+    step = _photograph().steps[0]
+    assert step.model == "mdrn-photo-colour-0-20"
+    assert (step.black, step.gain, step.curves, step.spectra) == (0.0, 1 / 255, (), ())
+    assert "photograph" in step.route
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        lambda: _photograph(correlated=False),
+        lambda: _photograph(dtype="uint16"),
+        lambda: _photograph(colours=1, samples_joint=False),
+        lambda: _photograph(Options(noise_model="gaussian")),
+        lambda: _photograph(Options(noise_model="correlated")),
+    ],
+    ids=["white noise", "16 bit", "gray", "told gaussian", "told correlated"],
+)
+def test_resolve_other_pictures_do_not(plan: Any) -> None:
+    assert plan().steps[0].model != "mdrn-photo-colour-0-20"
+
+
+def test_resolve_photo_model_asked_for_is_given_any_colour_picture_unscaled() -> None:
+    step = _photograph(Options(model="mdrn-photo-colour-0-20"), correlated=False, dtype="uint16").steps[0]
+    assert (step.model, step.gain, step.curves) == ("mdrn-photo-colour-0-20", 1 / 255, ())
+    with pytest.raises(BadOption, match="colour pictures"):
+        _photograph(Options(model="mdrn-photo-colour-0-20"), colours=1, samples_joint=False)
