@@ -66,7 +66,9 @@ def test_manifest_numbers_are_reproduced(quality: ModuleType, data_folder: Path,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [d.name for d in shipped().descriptors])
+@pytest.mark.parametrize(
+    "name", [d.name for d in shipped().descriptors if d.tier in ("fast", "balanced", "best")]
+)
 def test_all_manifest_numbers_are_reproduced(quality: ModuleType, data_folder: Path, name: str) -> None:
     known = shipped().get(name).psnr
     scores = quality.model_scores(data_folder / "bench", name, list(known))

@@ -122,8 +122,12 @@ def test_shipped_models_cover_all_noise_in_gray_and_colour() -> None:
 
 def test_shipped_models_are_intact_and_say_their_limits() -> None:
     for descriptor in shipped().descriptors:
-        shipped().load(descriptor.name)
-        assert descriptor.halo == exact_halo(descriptor.settings["blocks"])
+        network = shipped().load(descriptor.name)
+        if descriptor.architecture == "mdrn":
+            settings = descriptor.settings
+            assert descriptor.halo == exact_halo(settings["blocks"], settings.get("unshuffle", 1))
+        else:
+            assert (descriptor.halo, descriptor.stride) == (network.halo, network.stride)
         assert descriptor.trained_255[0] <= descriptor.band_255[0] + 1e-6
         assert descriptor.trained_255[1] >= descriptor.band_255[1]
 

@@ -1,0 +1,88 @@
+"""Time and memory of the whole command over the size of the picture."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from safetensors.torch import save
+
+from mdrn_plugin.networks.mdrn import MDRN, exact_halo
+
+COMMAND = [sys.executable, "-c", "from mdrn_plugin.cli import main; main()", "denoise"]
+SETTINGS = {"colours": 1, "blocks": 1, "channels": 32, "unshuffle": 2}
+
+
+@pytest.fixture
+def own_models(tmp_path: Path) -> Path:
+    """A folder with one tiny network of random weights: what is measured is all but the network."""
+    torch.manual_seed(0)
+    network = MDRN(**SETTINGS)
+    data = save({k: v.contiguous() for k, v in network.state_dict().items()})
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (folder / "tiny.safetensors").write_bytes(data)
+    entry = {
+        "name": "tiny",
+        "file": "tiny.safetensors",
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "architecture": "mdrn",
+        "settings": SETTINGS,
+        "tier": "own",
+        "band_255": [0, 90],
+        "trained_255": [0, 92],
+        "stride": 16,
+        "halo": 2 * exact_halo(1),
+        "default_halo": 48,
+    }
+    (folder / "manifest.json").write_text(json.dumps({"format": 1, "models": [entry]}))
+    return folder
+
+
+def _picture(path: Path, side: int) -> int:
+    rng = np.random.default_rng(0)
+    pixels = np.empty((side, side), np.uint16)
+    columns = 20000 + 8000 * np.sin(np.arange(side) / 40)
+    for top in range(0, side, 256):
+        rows = min(256, side - top)
+        pixels[top : top + rows] = np.clip(columns + rng.normal(0, 4000, (rows, side)), 0, 65535)
+    tifffile.imwrite(path, pixels)
+    return pixels.nbytes
+
+
+def _run(source: Path, out: Path, models: Path) -> tuple[float, float]:
+    """Return (peak memory in MB, processor time in s) of one run of the command."""
+    environment = {**os.environ, "MDRN_MODELS": str(models)}
+    command = [*COMMAND, str(source), "-o", str(out), "--model", "tiny", "--threads", "1", "-q"]
+    process = subprocess.Popen(command, env=environment)
+    _, status, usage = os.wait4(process.pid, 0)
+    assert status == 0
+    return usage.ru_maxrss * 1024 / 1e6, usage.ru_utime + usage.ru_stime
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory in other units elsewhere")
+def test_time_is_linear_and_memory_flat_from_4_to_64_megapixels(tmp_path: Path, own_models: Path) -> None:
+    found = {}
+    for side in (1000, 2000, 4000, 8000):
+        size = _picture(tmp_path / f"{side}.tif", side)
+        # The least of two: memory and time of a shared machine scatter upwards.
+        runs = [_run(tmp_path / f"{side}.tif", tmp_path / f"out{side}-{k}", own_models) for k in range(2)]
+        peak, seconds = min(r[0] for r in runs), min(r[1] for r in runs)
+        found[side] = (peak - 2 * size / 1e6, seconds)  # the picture is there once read and once written
+        print(f"{side}: {peak:.0f} MB, {found[side][0]:.0f} MB beyond the picture, {seconds:.2f} s")
+    # What one megapixel takes has the start and all that does not grow: the looks at noise and residual.
+    fixed = found[1000][1]
+    per_pixel = {s: (found[s][1] - fixed) / (s**2 - 1000**2) for s in (2000, 4000, 8000)}
+    print({s: f"{1e6 * t:.3f} us per pixel" for s, t in per_pixel.items()})
+    assert max(per_pixel.values()) < 1.15 * min(per_pixel.values())
+    assert found[8000][0] - found[2000][0] < 50
