@@ -30,6 +30,7 @@ from torch import nn
 from mdrn_plugin.engine.device import resolve_precision
 from mdrn_plugin.engine.run import Job, run_plane
 from mdrn_plugin.networks.mdrn import MDRN, FoldedMDRN
+from mdrn_plugin.plan import TILE_CPU
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -52,8 +53,8 @@ def our_network(settings: dict[str, int], noisy: NDArray[np.float32], precision:
     """Return a call that runs one of our networks over the picture."""
     network = MDRN(1, **settings)
     source, out = noisy[..., None], np.empty_like(noisy[..., None])
-    halo = 48 * network.unshuffle
-    job = Job(FoldedMDRN(network).eval(), 0.0, 1.0, 2048, halo, network.stride, precision=precision)
+    # Tile and halo as the plan has them: 48 px are the default of 2B and of the fast tier.
+    job = Job(FoldedMDRN(network).eval(), 0.0, 1.0, TILE_CPU, 48, network.stride, precision=precision)
     return lambda: run_plane(source, out, job)
 
 
@@ -102,9 +103,10 @@ def psnr(clean: NDArray[Any], image: NDArray[Any]) -> float:
 def shipped_psnr(clean: NDArray[np.float32], noisy: NDArray[np.float32], quality: str) -> float | None:
     """Return the PSNR of the weights that ship for a quality; None if there are none."""
     import mdrn_plugin
+    from mdrn_plugin.zoo import shipped
 
     tier = {"fast": "fast", "2B": "balanced", "8B": "best"}[quality]
-    if not any(d.tier == tier for d in mdrn_plugin.models()):
+    if not any(d.tier == tier for d in shipped().descriptors):
         return None
     return psnr(clean, mdrn_plugin.denoise(noisy, noise="25", quality=tier))
 

@@ -28,6 +28,7 @@ from torch.nn import functional
 from mdrn_plugin.engine.run import Job, run_plane
 from mdrn_plugin.networks.mdrn import LEVELS, MDRN, FoldedMDRN
 from mdrn_plugin.networks.strips import Convolution
+from mdrn_plugin.plan import TILE_CPU
 
 # Tiles that the floor may choose from: rows, columns.
 TILES = ((32, 64), (64, 64), (64, 128), (128, 128), (32, 1024))
@@ -140,7 +141,7 @@ def measure(blocks: int, precision: str, size: int, threads: int, repeat: int) -
     whole = torch.from_numpy(noisy).permute(2, 0, 1)[None].to(dtype)
     out = np.empty_like(noisy)
     # The tile of the plan, the halo of the manifest: neither matters up to this size.
-    job = Job(folded, 0.0, 1.0, 2048, 48, 8, precision=precision)
+    job = Job(folded, 0.0, 1.0, TILE_CPU, 48, 8, precision=precision)
     counts = layers(blocks)
     floors = dict.fromkeys(counts, float("inf"))
     engine_seconds = eager_seconds = float("inf")

@@ -8,7 +8,6 @@ One run, the same picture and the same threads for all; the best of several repe
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import platform
 import time
@@ -16,31 +15,22 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from peers import plain_methods
 
-import mdrn_plugin
+from mdrn_plugin.zoo import shipped
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+TIERS = ("fast", "balanced", "best")
+
 
 def methods(noisy: NDArray[np.float32], threads: int) -> Iterator[tuple[str, Callable[[], Any]]]:
     """Yield (name, call) for everything that can be timed here."""
-    tiers = sorted({(d.tier, d.colours) for d in mdrn_plugin.models()})
-    for tier, colours in tiers:
-        if colours == 1:
-            for precision in ("auto", "fp32"):
-                yield f"MDRN {tier}, {precision}", _ours(noisy, tier, precision, threads)
-    if importlib.util.find_spec("skimage") is not None:
-        from skimage.restoration import denoise_nl_means, denoise_tv_chambolle, denoise_wavelet
-
-        sigma = 25 / 255
-        yield (
-            "scikit-image NL means (fast)",
-            lambda: denoise_nl_means(noisy, 7, 11, h=0.8 * sigma, sigma=sigma, fast_mode=True),
-        )
-        yield "scikit-image TV", lambda: denoise_tv_chambolle(noisy, 0.1)
-        if importlib.util.find_spec("pywt") is not None:
-            yield "scikit-image wavelet", lambda: denoise_wavelet(noisy, sigma=sigma, rescale_sigma=True)
+    for tier in sorted({d.tier for d in shipped().descriptors if d.tier in TIERS}):
+        for precision in ("auto", "fp32"):
+            yield f"MDRN {tier}, {precision}", _ours(noisy, tier, precision, threads)
+    yield from plain_methods(noisy)
 
 
 def _ours(noisy: NDArray[np.float32], tier: str, precision: str, threads: int) -> Callable[[], Any]:

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from raw_samples import write_dng
+from zarr_samples import make_store
 
 COMMAND = [sys.executable, "-c", "from mdrn_plugin.cli import main; main()", "denoise"]
 
@@ -149,6 +151,12 @@ def test_second_run_over_a_finished_folder_is_quick_and_changes_nothing(tmp_path
     assert _state(tmp_path / "out") == before
 
 
+def _contents(out: Path) -> dict[str, bytes]:
+    """Return the bytes of every file below `out` by name, the ledger left out."""
+    found = [p.relative_to(out) for p in out.rglob("*") if p.is_file()] if out.is_dir() else []
+    return {str(p): (out / p).read_bytes() for p in found if p.parts[0] != ".mdrn"}
+
+
 # A run that is killed again and again while it works its way through the files: each continues where
 # the last was killed. Forked, so that the moments lie in the work and not in the start of Python.
 KILLED_AGAIN_AND_AGAIN = """
@@ -157,21 +165,25 @@ from pathlib import Path
 from mdrn_plugin import pipeline
 from mdrn_plugin.batch.jobs import collect, prepare_output
 from mdrn_plugin.batch.run import Settings, run
-from mdrn_plugin.formats import READABLE_SUFFIXES
+from mdrn_plugin.formats import RAW_SUFFIXES, READABLE_SUFFIXES
 from mdrn_plugin.plan import Options
-import torch, tifffile, imagecodecs, PIL.JpegImagePlugin
+import torch, tifffile, imagecodecs, PIL.JpegImagePlugin, rawpy, zarr
 torch.set_num_threads(1)
 source, work, kills = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 options = Options(noise="20", strength=float(sys.argv[4]), threads=1)
 settings = Settings(options, isolate=False)
 
 def finish(out):
-    jobs = collect([str(source)], out, suffixes=READABLE_SUFFIXES)
+    jobs = collect([str(source)], out, suffixes=READABLE_SUFFIXES | RAW_SUFFIXES)
     prepare_output(out, jobs.jobs)
     return run(jobs, out, settings, told=lambda outcome: None)
 
 def contents(out):
-    return {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()} if out.is_dir() else {}
+    found = (p.relative_to(out) for p in out.rglob("*") if p.is_file()) if out.is_dir() else ()
+    return {str(p): (out / p).read_bytes() for p in found if p.parts[0] != ".mdrn"}
+
+def unfinished(name):
+    return any(part.endswith(".mdrn-part") for part in Path(name).parts)
 
 def started(out):
     child = os.fork()
@@ -202,17 +214,17 @@ while done < kills:
     status = os.waitpid(child, 0)[1]
     done += os.WIFSIGNALED(status)
     for name, data in contents(out).items():
-        if not name.endswith(".mdrn-part"):
+        if not unfinished(name):
             assert data == whole[name], f"kill {done}: {name} is half a file"
     if not os.WIFSIGNALED(status):
         assert status == 0 and contents(out) == whole, f"status {status}"
         shutil.rmtree(out)
         rounds += 1
-left = sum(name.endswith(".mdrn-part") for name in contents(out))
+left = sum(map(unfinished, contents(out)))
 before = len(contents(out)) - left
 assert os.waitpid(started(out), 0)[1] == 0
 assert contents(out) == whole
-assert sorted(os.listdir(out)) == sorted([".mdrn", *whole])
+assert sorted(os.listdir(out)) == sorted({".mdrn", *(Path(name).parts[0] for name in whole)})
 assert sorted(os.listdir(work)) == ["in", "out", "whole"]
 print(f"undisturbed {undisturbed:.1f} s; {done} kills in {rounds} rounds, then {before} of {len(whole)} done")
 """
@@ -223,7 +235,11 @@ def _mixed_files(folder: Path, count: int, side: int) -> None:
     for k in range(count):
         rng = np.random.default_rng(k)
         pixels = np.clip(rng.normal(120, 20, (side, side)), 0, 255).astype(np.uint8)
-        if k % 3 == 0:
+        if k % 20 == 7:
+            write_dng(folder / f"{k:03}.dng", size=(side, side), noise=(0.002, 1e-5), seed=k)
+        elif k % 20 == 13:
+            make_store(folder / f"{k:03}.zarr", pixels, "yx")
+        elif k % 3 == 0:
             tifffile.imwrite(folder / f"{k:03}.tif", pixels.astype(np.uint16) * 200, compression="zlib")
         else:
             Image.fromarray(pixels).save(folder / f"{k:03}.{'png' if k % 3 == 1 else 'jpg'}")
@@ -263,8 +279,8 @@ def test_killed_command_at_fifty_random_moments_and_finished_is_byte_equal(tmp_p
     began = time.monotonic()
     assert subprocess.run([*COMMAND, str(folder), "-o", str(tmp_path / "whole"), *wish]).returncode == 0
     undisturbed = time.monotonic() - began
-    whole = {p.name: p.read_bytes() for p in (tmp_path / "whole").iterdir() if p.is_file()}
-    assert len(whole) == 200
+    whole = _contents(tmp_path / "whole")
+    assert len({Path(name).parts[0] for name in whole}) == 200
     moments, kills, finished, left = random.Random(8), 0, 0, 0
     out = tmp_path / "out"
     while kills < 50:
@@ -276,16 +292,16 @@ def test_killed_command_at_fifty_random_moments_and_finished_is_byte_equal(tmp_p
             process.kill()
             kills += 1
         process.communicate()
-        if out.is_dir():
-            for path in out.iterdir():
-                if path.is_file() and path.name in whole:
-                    assert path.read_bytes() == whole[path.name], f"kill {kills}: half of {path.name}"
-            left += sum(p.name.endswith(".mdrn-part") for p in out.iterdir())
+        for name, data in _contents(out).items():
+            if any(part.endswith(".mdrn-part") for part in Path(name).parts):
+                left += 1
+            else:
+                assert data == whole[name], f"kill {kills}: half of {name}"
         if process.returncode == 0:
             finished += 1
-            assert {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()} == whole
+            assert _contents(out) == whole
             shutil.rmtree(out)
     assert subprocess.run([*COMMAND, str(folder), "-o", str(out), *wish]).returncode == 0
-    assert {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()} == whole
-    assert sorted(os.listdir(out)) == sorted([".mdrn", *whole])
+    assert _contents(out) == whole
+    assert sorted(os.listdir(out)) == sorted({".mdrn", *(Path(n).parts[0] for n in whole)})
     print(f"{kills} kills, {finished + 1} runs finished, {left} temporary files were left and removed")
