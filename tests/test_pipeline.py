@@ -231,13 +231,13 @@ def test_denoise_empty_array_is_refused() -> None:
 
 
 def test_denoise_picture_reports_progress_and_stops() -> None:
-    noisy, _ = _noisy(25)
+    noisy, _ = _noisy(25, height=192, width=160)
     picture = Picture(noisy, "YX", decide_range(noisy))
     seen: list[tuple[int, int]] = []
     denoise_picture(
         picture, Options(noise="25", tile=32), progress=lambda done, total: seen.append((done, total))
     )
-    assert seen == [(k, 12) for k in range(1, 13)]
+    assert seen == [(k, 6) for k in range(1, 7)]
     with pytest.raises(Cancelled):
         denoise_picture(picture, Options(noise="25", tile=32), stop=lambda: True)
 

@@ -202,7 +202,7 @@ def keep_clipped(
 ) -> NDArray[Any]:
     """Return `stored`, with pixels as they were before where they are clipped or not finite."""
     with np.errstate(invalid="ignore"):
-        untouched = (before >= route.mosaic.white) | ~np.isfinite(result)
+        untouched = (before >= route.mosaic.white) | ~np.isfinite(before) | ~np.isfinite(result)
     return np.where(untouched, before, stored)
 
 

@@ -39,5 +39,6 @@ def iwt(bands_NCHW: Tensor) -> Tensor:
 @functools.lru_cache(maxsize=32)
 def _filters(channels: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return the 2x2 filters, shape (4 · channels, 1, 2, 2)."""
-    one = _HALF * torch.tensor(_BANDS, dtype=dtype, device=device)
-    return one[:, None].repeat(channels, 1, 1, 1)
+    with torch.inference_mode(False):  # kept, and perhaps used for training later
+        one = _HALF * torch.tensor(_BANDS, dtype=dtype, device=device)
+        return one[:, None].repeat(channels, 1, 1, 1)

@@ -78,7 +78,7 @@ def test_folder_of_raw_gives_dng_and_lists_what_is_damaged(
     assert 100 < difference.std() < 700
     about = formats.read(out / "a.dng").metadata
     assert isinstance(about, RawMetadata)
-    assert '"mosaic": "gray"' in about.tags.text(305)
+    assert '"mosaic": "network"' in about.tags.text(305)
     code, _, told = command("denoise", folder / "a.NEF", folder / "b.png", "-o", out, "--threads", 1)
     assert code == 0
     assert "2 done before" in told

@@ -65,7 +65,7 @@ def sdist(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def wheels(tree: Path, sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Every way's wheel; an editable install is a wheel too, made by another hook of the build backend."""
     unpacked = tmp_path_factory.mktemp("unpacked")
-    shutil.unpack_archive(sdist, unpacked, filter="data")
+    shutil.unpack_archive(sdist, unpacked)
     (source,) = unpacked.iterdir()
     built = {
         "wheel": _build("build_wheel", tree, tmp_path_factory.mktemp("wheel")),
