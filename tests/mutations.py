@@ -236,6 +236,11 @@ MUTATIONS = (
     Mutation("report", "the slider does nothing", "mdrn_plugin/batch/html_report.py",
              'box.style.setProperty("--at", event.target.value + "%");', "",
              "tests/batch/test_html_report.py -k browser"),
+    Mutation("35", "a float copy of the whole plane is kept", "mdrn_plugin/engine/run.py",
+             "    height, width = source_HWC.shape[:2]\n    while True:",
+             "    height, width = source_HWC.shape[:2]\n"
+             "    kept = np.asarray(source_HWC).astype(np.float64)\n    while True:",
+             "tests/batch/test_scale.py"),
     Mutation("series", "every picture has its own noise", "mdrn_plugin/batch/run.py",
              "            profiles=profiles,\n", "            profiles=None,\n",
              "tests/batch/test_run.py -k same_noise"),
