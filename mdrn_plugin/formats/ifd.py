@@ -223,8 +223,9 @@ class DirectoryReader:
 
     def _rows(self, offset: int) -> tuple[list[tuple[int, int, int, bytes]], int]:
         """Return the entries of a directory without their far values, and the next offset."""
-        self.file.seek(offset)
-        head = self.file.read(self._count.size)
+        # Compared first: seeking to where no file can reach is an error of the system, not of the file.
+        inside = offset + self._count.size <= self.size
+        head = self.file.read(self._count.size) if inside and self.file.seek(offset) == offset else b""
         if len(head) < self._count.size:
             raise BadDirectory(f"directory at byte {offset} of {self.size}: outside the file")
         number = self._count.unpack(head)[0]

@@ -229,6 +229,15 @@ def test_complex_values_are_refused(tmp_path: Path) -> None:
         formats.read(save(tmp_path, np.ones((4, 4), np.complex64)))
 
 
+@pytest.mark.parametrize("offset", [2**63 + 5, 2**62, 2**64 - 1])
+def test_directory_beyond_what_any_file_has_is_damage(tmp_path: Path, offset: int) -> None:
+    path = tmp_path / "x.tif"
+    path.write_bytes(b"II\x2b\0\x08\0\0\0" + struct.pack("<Q", offset) + bytes(64))
+    assert formats.sniff(path) == "tiff"
+    with pytest.raises(CannotRead, match=r"x\.tif"):
+        formats.read(path)
+
+
 @pytest.mark.parametrize("photometric", ["cfa", "linear_raw"])
 def test_sensor_data_is_never_its_thumbnail(tmp_path: Path, photometric: str) -> None:
     path = tmp_path / "x.nef"
