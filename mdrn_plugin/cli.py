@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mdrn_plugin import __version__
-from mdrn_plugin.cli_options import Signals, options_of, parse_range, processing_options
+from mdrn_plugin.cli_options import Signals, deaf, options_of, parse_range, processing_options
 from mdrn_plugin.cli_raw import facts, lines, output_option, told_once
 from mdrn_plugin.cli_volumes import add_volume_commands
 from mdrn_plugin.errors import (
@@ -43,7 +43,10 @@ def main() -> None:
         code = error.exit_code
     except click.exceptions.Exit as stop:
         code = stop.exit_code
+    except SystemExit as stop:  # a command said its code
+        code = stop.code
     except (click.Abort, KeyboardInterrupt):
+        deaf()
         click.echo("mdrn-batch: interrupted", err=True)
         _leave_at_once(EXIT_INTERRUPTED)
     except _ReaderGone:
@@ -69,6 +72,7 @@ def _leave_at_once(code: int) -> None:
 
 
 def _leave(code: int) -> None:
+    deaf()  # while Python tears down, a signal would end it with another exit code
     try:
         sys.stdout.flush()
     except BrokenPipeError:

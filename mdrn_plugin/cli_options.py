@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -102,32 +103,38 @@ def parse_range(text: str | None) -> ValueRange | None:
     return ValueRange(low, high, "given by the user", given=True)
 
 
+def deaf() -> None:
+    """Hear no more signals to end: the process is about to."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 class Signals:
-    """SIGINT and SIGTERM ask for the end; a second SIGINT ends at once."""
+    """SIGINT and SIGTERM ask for the end; a second SIGINT ends at once.
+
+    Once one has come, the handlers stay: the command is on its way out, and one more signal must
+    not reach Python's own handler, which would end it with another exit code.
+    """
 
     def __init__(self) -> None:
         self.received = 0
 
     def __enter__(self) -> Signals:
-        import signal
-
         self._previous = {s: signal.signal(s, self._on) for s in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *_: object) -> None:
-        import signal
-
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+        if not self.received:
+            for number, handler in self._previous.items():
+                signal.signal(number, handler)
 
     def _on(self, number: int, frame: object) -> None:
         if self.received:
+            deaf()
             raise KeyboardInterrupt
         self.received = number
 
     @property
     def exit_code(self) -> int:
         """130 after SIGINT, 143 after SIGTERM."""
-        import signal
-
         return EXIT_TERMINATED if self.received == signal.SIGTERM else EXIT_INTERRUPTED

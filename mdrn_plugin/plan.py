@@ -358,28 +358,52 @@ def _step(
         descriptor, reason = photo, "blind to the level; for finished photographs"
     else:
         descriptor, reason = choose_model(zoo, 3 if joint else 1, options, sigma_255, notes, doubts)
-    top = max(d.band_255[1] for d in zoo.descriptors if d.colours == descriptor.colours)
-    limit = descriptor.trained_255[1] if options.model else top
-    if not photo and sigma_255 > limit:
-        gain *= limit / sigma_255
-        doubts.append(
-            f"noise {sigma_255:.0f}/255 is above the models' range: contrast reduced before the network"
-        )
-        sigma_255 = limit
-    tile = options.tile or (TILE_CUDA if machine.device.startswith("cuda") else TILE_CPU)
-    return Step(
-        model=descriptor.name,
-        sha256=descriptor.sha256,
+    if not photo:
+        gain, sigma_255 = within_range(gain, sigma_255, descriptor, options, zoo, doubts)
+    return model_step(
+        descriptor,
+        options,
+        machine,
         sigma_255=sigma_255,
         black=black,
         gain=gain,
-        tile=max(descriptor.stride, tile // descriptor.stride * descriptor.stride),
-        halo=descriptor.halo if options.exact else descriptor.default_halo,
-        stride=descriptor.stride,
         reason=reason,
         curves=route.curves,
         spectra=route.spectra,
         route=route.reason,
+    )
+
+
+def within_range(
+    gain: float, sigma_255: float, descriptor: Descriptor, options: Options, zoo: Zoo, doubts: list[str]
+) -> tuple[float, float]:
+    """Return gain and noise that the network sees: contrast is reduced if the noise is above all models."""
+    top = max(d.band_255[1] for d in zoo.descriptors if d.colours == descriptor.colours)
+    limit = descriptor.trained_255[1] if options.model else top
+    if sigma_255 <= limit:
+        return gain, sigma_255
+    doubts.append(
+        f"noise {sigma_255:.0f}/255 is above the models' range: contrast reduced before the network"
+    )
+    return gain * limit / sigma_255, limit
+
+
+def model_step(
+    descriptor: Descriptor, options: Options, machine: Machine, *, grid: int | None = None, **what: Any
+) -> Step:
+    """Return the step of a model: its tiles, and `what` else a `Step` says.
+
+    `grid` is what sides of tiles are multiples of, px; the model's stride if left out.
+    """
+    grid = grid or descriptor.stride
+    tile = options.tile or (TILE_CUDA if machine.device.startswith("cuda") else TILE_CPU)
+    return Step(
+        model=descriptor.name,
+        sha256=descriptor.sha256,
+        tile=max(grid, tile // grid * grid),
+        halo=descriptor.halo if options.exact else descriptor.default_halo,
+        stride=descriptor.stride,
+        **what,
     )
 
 

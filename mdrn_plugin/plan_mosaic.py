@@ -17,7 +17,6 @@ from mdrn_plugin.noise.stabilise import stabiliser
 from mdrn_plugin.plan import (
     NO_NOISE_255,
     TILE_CPU,
-    TILE_CUDA,
     Machine,
     MosaicStep,
     Options,
@@ -25,6 +24,8 @@ from mdrn_plugin.plan import (
     Step,
     choose_model,
     is_for_raw,
+    model_step,
+    within_range,
 )
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def resolve_mosaic(
         step = _passed_through("strength 0, passed through")
         route = MosaicStep("network", mosaic, 0, chroma)
     elif descriptor is not None and mosaic.period == 2:
-        step = _network_step(mosaic, descriptor, curves, profile, options, machine)
+        step = _network_step(mosaic, descriptor, curves, profile, options, machine, doubts)
         route = MosaicStep("network", mosaic, 0, chroma)
     else:
         step = _gray_step(spread, curves, profile, options, chroma, zoo, machine, notes, doubts)
@@ -143,20 +144,25 @@ def _network_step(
     profile: NoiseProfile,
     options: Options,
     machine: Machine,
+    doubts: list[str],
 ) -> Step:
     level = noise_255(profile)
-    tile = options.tile or (TILE_CUDA if machine.device.startswith("cuda") else TILE_CPU)
     low, high = descriptor.band_255
-    return Step(
-        model=descriptor.name,
-        sha256=descriptor.sha256,
+    reason = f"noise {level:.1f}/255 at 18 % gray lies in its band {low:g} to {high:g}"
+    if options.model is not None:
+        reason = "chosen by the user"
+        low, high = descriptor.trained_255
+        if not low <= level <= high:
+            doubts.append(f"{descriptor.name} was trained on noise {low:g} to {high:g}, this is {level:.1f}")
+    return model_step(
+        descriptor,
+        options,
+        machine,
+        grid=2 * descriptor.stride,
         sigma_255=level,
         black=mosaic.floor,
         gain=1 / (mosaic.white - mosaic.floor),
-        tile=max(2 * descriptor.stride, tile // (2 * descriptor.stride) * 2 * descriptor.stride),
-        halo=descriptor.halo if options.exact else descriptor.default_halo,
-        stride=descriptor.stride,
-        reason=f"noise {level:.1f}/255 at 18 % gray lies in its band {low:g} to {high:g}",
+        reason=reason,
         curves=curves,
         route=_source(profile),
     )
@@ -190,24 +196,14 @@ def _gray_step(
         reason = "no noise found, passed through" if silent else "strength 0, passed through"
         return Step(None, "", sigma_255, low, gain, TILE_CPU, 0, 8, reason)
     descriptor, reason = choose_model(zoo, 1, options, sigma_255, notes, doubts)
-    top = max(d.band_255[1] for d in zoo.descriptors if d.colours == 1)
-    limit = descriptor.trained_255[1] if options.model else top
-    if sigma_255 > limit:
-        gain *= limit / sigma_255
-        doubts.append(
-            f"noise {sigma_255:.0f}/255 is above the models' range: contrast reduced before the network"
-        )
-        sigma_255 = limit
-    tile = options.tile or (TILE_CUDA if machine.device.startswith("cuda") else TILE_CPU)
-    return Step(
-        model=descriptor.name,
-        sha256=descriptor.sha256,
+    gain, sigma_255 = within_range(gain, sigma_255, descriptor, options, zoo, doubts)
+    return model_step(
+        descriptor,
+        options,
+        machine,
         sigma_255=sigma_255,
         black=low,
         gain=gain,
-        tile=max(descriptor.stride, tile // descriptor.stride * descriptor.stride),
-        halo=descriptor.halo if options.exact else descriptor.default_halo,
-        stride=descriptor.stride,
         reason=reason,
         curves=curves,
         route=f"{_source(profile)}; mosaic denoised whole, its colours laid aside",

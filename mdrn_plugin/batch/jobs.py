@@ -114,7 +114,7 @@ def _format_by_content(source: Path, raw_output: str) -> str | None:
         return None  # not opened for this: a folder may have thousands
     try:
         return raw_output if sniff(source) in ("raw", "dng") else None
-    except (MdrnError, OSError, ValueError):
+    except (MdrnError, OSError):
         return None  # reading it will say what is wrong
 
 
