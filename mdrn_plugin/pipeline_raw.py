@@ -45,7 +45,23 @@ def measure_mosaic(picture: Picture, mosaic: Mosaic, options: Options) -> NoiseP
     found = estimate_noise(_pooled(like_places(picture, mosaic)), law=law)
     if not found.curves and law != "gaussian" and max(found.sigma, default=0.0) > 0:
         found = found.with_doubt("too little to measure how the noise depends on light")
+    if law != "gaussian":
+        found = dataclasses.replace(found, curves=tuple(map(_photon_line, found.curves)))
     return with_three_curves(dataclasses.replace(found, spectra=()))
+
+
+def _photon_line(curve: NoiseCurve) -> NoiseCurve:
+    """Return the line that was fitted, where it was too uncertain to be preferred to one level.
+
+    Light arrives in photons: the noise of a sensor grows with it, however little of that a small
+    picture proves. The level that was measured must be met within the picture's signals; where it
+    is not, or the line falls, the line is nothing that photons make and the level stays.
+    """
+    if curve.kind != "constant" or not curve.gain > 0:
+        return curve
+    line = dataclasses.replace(curve, kind="line")
+    low, high = line.variance(np.array(curve.span))
+    return line if low <= curve.mean <= high else curve
 
 
 def told_by_file(picture: Picture) -> NoiseProfile | None:
