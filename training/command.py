@@ -140,7 +140,7 @@ def _run(options: argparse.Namespace) -> int:
     from .loop import RunOptions, Stopped, train
     from .parallel import join, leave
     from .recipe import load_recipe
-    from .zoo import find_weights
+    from .zoo import find_network, find_weights
 
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -153,6 +153,7 @@ def _run(options: argparse.Namespace) -> int:
     named = options.init or recipe.init
     init = find_weights(named, folder.parent) if named else None
     teacher = find_weights(recipe.teacher, folder.parent, "teacher") if recipe.teacher else None
+    teachers = [find_network(name, folder.parent) for name in recipe.teachers]
     ranks, device = join(options.device)
     try:
         pack = _open_pack_once(options.data, folder.parent / "data", ranks)
@@ -166,7 +167,7 @@ def _run(options: argparse.Namespace) -> int:
             stop_after_step=options.stop_after_step,
             ranks=ranks,
         )
-        path = train(recipe, pack, run, init, teacher)
+        path = train(recipe, pack, run, init, teacher, teachers)
         if ranks.leads:
             print(path)
     except Stopped as stopped:

@@ -16,7 +16,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ from mdrn_plugin.files import lock_byte, write_bytes
 from mdrn_plugin.networks.mdrn import CHANNELS, MDRN
 from mdrn_plugin.networks.registry import Network, build
 
-from . import perception
+from . import outputs, perception
 from .data import CropRules, Crops, Pack, whole_pictures
 from .degrade import degrade, margin
 from .distil import Distiller
@@ -113,6 +113,7 @@ def settings(recipe: Recipe) -> dict[str, Any]:
         return values
     values["blocks"] = recipe.blocks
     if recipe.architecture == "mwrcanet":
+        values |= {} if recipe.attention else {"attention": False}
         return {**values, "noise_map": recipe.degrade == "raw"}
     values |= {"channels": recipe.channels} if recipe.channels != CHANNELS else {}
     return values | ({"unshuffle": recipe.unshuffle} if recipe.unshuffle > 1 else {})
@@ -180,6 +181,7 @@ def train(
     options: RunOptions,
     init: dict[str, Tensor] | None = None,
     teacher: dict[str, Tensor] | None = None,
+    teachers: Sequence[Network] = (),
 ) -> Path:
     """Run a recipe to its end.
 
@@ -195,6 +197,8 @@ def train(
         Weights to start from, float32.
     teacher : dict of Tensor, optional
         Weights of the recipe's teacher, float32.
+    teachers : sequence of Network
+        The recipe's `teachers`, whose outputs are the targets.
 
     Returns
     -------
@@ -207,7 +211,7 @@ def train(
         A signal asked for the end; the state is saved and ``resume`` goes on from it.
     """
     with _alone_in(options.folder, options.ranks):
-        return _Trainer(recipe, pack, options, init, teacher).run()
+        return _Trainer(recipe, pack, options, init, teacher, teachers).run()
 
 
 @contextlib.contextmanager
@@ -233,6 +237,7 @@ class _Trainer:
         options: RunOptions,
         init: dict[str, Tensor] | None,
         teacher: dict[str, Tensor] | None,
+        teachers: Sequence[Network],
     ) -> None:
         self.recipe, self.pack, self.options = recipe, pack, options
         self.ranks = options.ranks
@@ -259,7 +264,10 @@ class _Trainer:
         self.loss = get_loss(recipe.loss)
         self.distiller = None
         self.perception = None
-        if recipe.distillation and teacher is None:
+        self.targets = None
+        if recipe.distillation in outputs.KINDS:
+            self.targets = outputs.OutputTargets(recipe, teachers, self.device)
+        elif recipe.distillation and teacher is None:
             raise BadOption(f"{recipe.name}: distillation needs a teacher; name it in the recipe")
         if recipe.distillation == perception.KIND and teacher is not None:
             theirs = load_recipe(recipe.teacher)
@@ -389,7 +397,10 @@ class _Trainer:
         with torch.autocast(self.device.type, torch.bfloat16):
             if self.distiller is None:
                 out = self.network(noisy) if pair.std is None else self.network(noisy, pair.std)
-                loss = self.loss(out, clean, sigma)
+                if self.targets is None:
+                    loss = self.loss(out, clean, sigma)
+                else:
+                    loss = self.targets.loss(self.loss, out, pair)
                 if self.perception is not None and pair.std is not None:
                     loss = loss + recipe.kdl_weight * self.perception.loss(out, clean, pair.std)
             else:
@@ -539,7 +550,7 @@ def manifest_entry(
         "settings": settings(recipe),
         "band_255": list(recipe.band_255),
         "trained_255": list(recipe.sigma_255),
-        "teacher": recipe.teacher or None,
+        "teacher": recipe.teacher or " and ".join(recipe.teachers) or None,
         "distillation": recipe.distillation or None,
         "training": {
             "recipe": f"{recipe.name}.toml",

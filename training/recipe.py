@@ -42,12 +42,14 @@ class Recipe:
     validate_pictures: int = 24
     clip_norm: float = 0.0  # longest gradient of a step, 0: any length
     seed: int = 1
-    distillation: str = ""  # "hads" or "hmds"; empty: from the clean pictures alone
+    distillation: str = ""  # see docs/training.md; empty: from the clean pictures alone
     teacher: str = ""  # name of the model that teaches
+    teachers: tuple[str, ...] = ()  # names of the models whose outputs are the targets
     teacher_sigma_255: tuple[float, ...] = ()  # HMDS: noise that the teacher is shown, 0..255
     kdl_weight: float = 0.0  # of the feature distance beside the loss
     architecture: str = "mdrn"  # key of the networks' registry
     widths: tuple[int, ...] = ()  # channels of each level, for networks that have several
+    attention: bool = True  # MWRCANet; False makes it MWResNet
     degrade: str = "awgn"  # kind of noise: "awgn", "raw" or "camera-jpeg"; levels in `degrade.Pair`
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mdrn_plugin.errors import BadOption, MdrnError
+from mdrn_plugin.networks.registry import build
 from mdrn_plugin.zoo import shipped
 
 from .loop import RunOptions, Stopped, state_of, train
@@ -17,6 +18,8 @@ from .recipe import load_recipe, recipe_names
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from mdrn_plugin.networks.registry import Network
 
     from .data import Pack
     from .recipe import Recipe
@@ -57,9 +60,29 @@ def find_weights(name: str, runs: Path, what: str = "init") -> dict[str, Tensor]
     )
 
 
+def find_network(name: str, runs: Path) -> Network:
+    """Return a trained network by name, as it trains: of a run in `runs`, or shipped.
+
+    Raises
+    ------
+    BadOption
+        As of `find_weights`.
+    """
+    weights = find_weights(name, runs, "teacher")
+    file = runs / name / "entry.json"
+    if file.is_file():
+        entry = json.loads(file.read_text(encoding="utf-8"))
+        network = build(entry["architecture"], entry["settings"])
+    else:
+        descriptor = shipped().get(name)
+        network = build(descriptor.architecture, descriptor.settings)
+    network.load_state_dict(weights)
+    return network
+
+
 def needs(recipe: Recipe) -> list[str]:
     """Return the models that a recipe starts from or learns from."""
-    return [name for name in (recipe.init, recipe.teacher) if name]
+    return [name for name in (recipe.init, recipe.teacher, *recipe.teachers) if name]
 
 
 def order(pattern: str, runs: Path, names: list[str] | None = None) -> list[Recipe]:
@@ -143,7 +166,8 @@ def train_zoo(recipes: list[Recipe], pack: Pack, runs: Path, options: RunOptions
             try:
                 init = find_weights(recipe.init, runs) if recipe.init else None
                 teacher = find_weights(recipe.teacher, runs, "teacher") if recipe.teacher else None
-                train(recipe, pack, dataclasses.replace(options, folder=folder), init, teacher)
+                teachers = [find_network(name, runs) for name in recipe.teachers]
+                train(recipe, pack, dataclasses.replace(options, folder=folder), init, teacher, teachers)
             except Stopped:
                 raise
             except MdrnError as error:

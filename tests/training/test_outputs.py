@@ -1,0 +1,75 @@
+"""Targets that other networks make: the mean, each, through the loop and by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from mdrn_plugin.errors import BadOption
+from mdrn_plugin.networks.mdrn import MDRN
+from mdrn_plugin.networks.mwrcanet import MWRCANet
+from mdrn_plugin.training.data import open_pack
+from mdrn_plugin.training.degrade import Pair
+from mdrn_plugin.training.loop import RunOptions, build_network, settings, train
+from mdrn_plugin.training.losses import l1
+from mdrn_plugin.training.outputs import EACH, MEAN, OutputTargets
+from mdrn_plugin.training.zoo import find_network, needs
+
+from .test_raw_training import SMALL
+
+CPU = torch.device("cpu")
+TEACHER = dataclasses.replace(SMALL, name="first", steps=10, validate_every=100)
+
+
+def _pair() -> Pair:
+    torch.manual_seed(0)
+    noisy, clean, std = torch.rand(3, 2, 1, 32, 32)
+    return Pair(noisy, clean, torch.ones(2, 1, 1, 1), std)
+
+
+def _network(seed: int) -> MWRCANet:
+    torch.manual_seed(seed)
+    return MWRCANet(1, 1, (8, 8, 8), noise_map=True)
+
+
+def test_targets_are_the_mean_or_each_of_the_outputs_and_never_the_truth() -> None:
+    pair, teachers = _pair(), [_network(1), _network(2)]
+    with torch.no_grad():
+        outputs = [t(pair.noisy, pair.std) for t in teachers]
+    student = dataclasses.replace(TEACHER, distillation=MEAN)
+    found = OutputTargets(student, teachers, CPU).loss(l1, pair.clean, pair)
+    assert torch.allclose(found, l1(pair.clean, (outputs[0] + outputs[1]) / 2, pair.sigma))
+    student = dataclasses.replace(TEACHER, distillation=EACH)
+    found = OutputTargets(student, teachers, CPU).loss(l1, pair.clean, pair)
+    assert torch.allclose(
+        found, (l1(pair.clean, outputs[0], pair.sigma) + l1(pair.clean, outputs[1], pair.sigma)) / 2
+    )
+    other = dataclasses.replace(pair, clean=torch.zeros_like(pair.clean))
+    assert found == OutputTargets(student, teachers, CPU).loss(l1, pair.clean, other)
+
+
+def test_teachers_of_other_pictures_are_refused() -> None:
+    student = dataclasses.replace(TEACHER, distillation=MEAN)
+    with pytest.raises(BadOption, match="needs teachers"):
+        OutputTargets(student, [], CPU)
+    with pytest.raises(BadOption, match="other colours"):
+        OutputTargets(student, [MDRN(3, 1, 16)], CPU)
+
+
+def test_two_networks_teach_a_third_through_the_loop(pictures: Path, tmp_path: Path) -> None:
+    pack = open_pack(pictures, tmp_path / "cache")
+    plain = dataclasses.replace(TEACHER, name="second", attention=False)
+    assert settings(plain)["attention"] is False
+    assert not any("attention" in name for name, _ in build_network(plain).named_parameters())
+    for recipe in (TEACHER, plain):
+        train(recipe, pack, RunOptions(tmp_path / recipe.name))
+    student = dataclasses.replace(TEACHER, name="third", distillation=MEAN, teachers=("first", "second"))
+    assert needs(student)[-2:] == ["first", "second"]
+    teachers = [find_network(name, tmp_path) for name in student.teachers]
+    assert [len(list(t.centre)) for t in teachers] == [1, 2]  # type: ignore[union-attr, arg-type]
+    weights = train(student, pack, RunOptions(tmp_path / "third"), teachers=teachers)
+    assert weights.read_bytes() != (tmp_path / "first/first.safetensors").read_bytes()
+    assert '"first and second"' in (tmp_path / "third/entry.json").read_text()
