@@ -36,7 +36,7 @@ build: $(STAMP)
 	$(BIN)/python -m build
 	$(BIN)/twine check --strict dist/*
 
-$(STAMP): pyproject.toml constraints.txt $(if $(EDITABLE),,FORCE)
+$(STAMP): pyproject.toml setup.py mdrn_plugin/networks/kernel.c constraints.txt $(if $(EDITABLE),,FORCE)
 	@sh scripts/system-packages.sh
 	@test -x $(BIN)/python || test -x $(BIN)/python.exe || $(PYTHON) -m venv $(VENV)
 	@echo "installing the package with its test tools into $(VENV)"

@@ -12,12 +12,16 @@ stride-2 convolutions, ten MSAG nodes X[i,j] with i + j <= 3 in the triangle of 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from mdrn_plugin.networks.strips import Convolution, Pairs, Queue, Rows, Stage, fused_operators
+
+if TYPE_CHECKING:
+    from mdrn_plugin.networks.native import NativeMDRN
 
 LEVELS = 4
 CHANNELS = 64
@@ -212,6 +216,11 @@ class FoldedMDRN(nn.Module):
     fusing 1x1 disappears in the head, in the steps down and in its share of the steps up. A
     picture goes through in strips of rows (see `strips`): the result does not depend on their
     height, the memory hardly on that of the picture.
+
+    Attributes
+    ----------
+    kernel : NativeMDRN or None
+        Set by `set_precision` where the compiled kernel can run it; it runs on the CPU in bfloat16.
     """
 
     @torch.no_grad()
@@ -219,7 +228,9 @@ class FoldedMDRN(nn.Module):
         super().__init__()
         self.colours = network.colours
         self.unshuffle = network.unshuffle
+        self.n_blocks = network.n_blocks
         self._split = False
+        self.kernel: NativeMDRN | None = None
         self.identity = Convolution(
             torch.eye(network.channels)[:, :, None, None].to(network.head.weight), None
         )
@@ -259,9 +270,14 @@ class FoldedMDRN(nn.Module):
 
         bfloat16 has steps of 1/256 below white, which would add noise of 0.3/255 to every picture
         before the network has seen it. So the picture and the head's weights go in as the sum of
-        two bfloat16 numbers each; only the product of the two small parts, 2^-18, is left out.
+        two bfloat16 numbers each; only the product of the two small parts, 2^-18, is left out. (The
+        compiled kernel, which runs from here on where it can, multiplies the picture in float32.)
         """
         if dtype == torch.bfloat16 and not self._split:
+            from mdrn_plugin.networks import native
+
+            if native.library() is not None and native.fits(self):
+                self.kernel = native.NativeMDRN(self)
             weight = self.head.weight
             large = weight.bfloat16()
             small = (weight - large).bfloat16()
@@ -273,7 +289,7 @@ class FoldedMDRN(nn.Module):
     def residual(
         self, x_NCHW: Tensor, *, strip: int | None = None, between: Callable[[], None] | None = None
     ) -> Tensor:
-        """Return the noise that the network sees, in the dtype of the inner weights.
+        """Return the noise that the network sees, in the dtype of the inner weights; the kernel in float32.
 
         Parameters
         ----------
@@ -286,6 +302,10 @@ class FoldedMDRN(nn.Module):
         """
         if self.unshuffle > 1:
             x_NCHW = functional.pixel_unshuffle(x_NCHW, self.unshuffle)
+        kernel = self._in_kernel()
+        if kernel is not None:
+            noise = kernel.residual(x_NCHW.float(), rows=strip, between=between)
+            return functional.pixel_shuffle(noise, self.unshuffle) if self.unshuffle > 1 else noise
         height, width = x_NCHW.shape[2:]
         rows = strip or self._strip(height, width)
         passage = _Passage(self, rows)
@@ -301,7 +321,14 @@ class FoldedMDRN(nn.Module):
     def strips(self, height: int, width: int) -> int:
         """Return how many strips a picture of this size goes through in."""
         height, width = height // self.unshuffle, width // self.unshuffle
+        kernel = self._in_kernel()
+        if kernel is not None:
+            return kernel.sweeps(height)
         return -(-height // self._strip(height, width))
+
+    def _in_kernel(self) -> NativeMDRN | None:
+        weight = self.tail.weight
+        return self.kernel if weight.device.type == "cpu" and weight.dtype == torch.bfloat16 else None
 
     def _strip(self, height: int, width: int) -> int:
         weight = self.tail.weight

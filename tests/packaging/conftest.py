@@ -35,7 +35,7 @@ def run(command: Sequence[str | Path], cwd: Path, **environment: str) -> str:
 
 def copy_tree(target: Path, *names: str) -> Path:
     """Copy what belongs to the project (all of it, or the `names` at its top) and return the copy."""
-    strays = shutil.ignore_patterns("__pycache__", "*.egg-info", "*.mdrn-part", "*.pyc")
+    strays = shutil.ignore_patterns("__pycache__", "*.egg-info", "*.mdrn-part", "*.pyc", "*.so")
     outside = {"build", "dist", "out", "runs"}
     target.mkdir()
     for source in sorted(ROOT.iterdir()):

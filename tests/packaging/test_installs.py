@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
+import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -10,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from .conftest import copy_tree, run
 
 WAYS = ("wheel", "wheel from sdist", "editable")
 # Folder of the tree → folder of the installed package.
@@ -114,10 +118,10 @@ def test_the_wheel_lists_what_the_tree_lists(way: str, tree: Path, wheels: dict[
         f"{inside}/{path.relative_to(tree / outside).as_posix()}"
         for outside, inside in MAPPED.items()
         for path in (tree / outside).rglob("*")
-        if path.is_file() and path.suffix != ".md"
+        if path.is_file() and path.suffix not in (".md", ".c", ".so")
     }
     with zipfile.ZipFile(wheels[way]) as archive:
-        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+        names = {n for n in archive.namelist() if ".dist-info/" not in n and not n.endswith(".so")}
 
     lacking, stray = sorted(expected - names), sorted(names - expected)
     assert not lacking, (
@@ -128,11 +132,49 @@ def test_the_wheel_lists_what_the_tree_lists(way: str, tree: Path, wheels: dict[
 
 def test_the_sdist_holds_the_whole_tree(tree: Path, sdist: Path) -> None:
     expected = {p.relative_to(tree).as_posix() for p in tree.rglob("*") if p.is_file()}
-    expected = {name for name in expected if ".egg-info/" not in name and not name.startswith("build/")}
+    made = (".egg-info/", "build/", ".so")
+    expected = {name for name in expected if not any(part in name for part in made)}
     with tarfile.open(sdist) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
 
     assert not expected - names, f"not in the sdist (name them in MANIFEST.in): {sorted(expected - names)}"
+
+
+COMPILES = sys.platform == "linux" and platform.machine() == "x86_64" and shutil.which("cc") is not None
+
+
+@pytest.mark.skipif(not COMPILES, reason="the kernel is built on Linux, x86-64, with a C compiler")
+@pytest.mark.parametrize("way", WAYS)
+def test_the_kernel_of_every_install_loads(way: str, installed: Callable[[str, str], Any]) -> None:
+    code = """
+import json
+from mdrn_plugin.networks import native
+print(json.dumps([native.library() is not None, native.why_not()]))
+"""
+    loaded, why = installed(way, code)
+    assert loaded or "processor" in why
+
+
+@pytest.mark.parametrize(
+    ("change", "tag"), [({"CC": "/no/compiler"}, None), ({"MDRN_PURE": "1"}, "py3-none-any")]
+)
+def test_a_wheel_without_the_kernel_can_be_built(
+    change: dict[str, str], tag: str | None, tmp_path: Path
+) -> None:
+    source, out = copy_tree(tmp_path / "tree"), tmp_path / "out"
+    shutil.rmtree(source / "weights")  # large, and not what is asked
+    (source / "weights").mkdir()
+    (source / "weights" / "__init__.py").touch()
+    out.mkdir()
+    code = f"import setuptools.build_meta as b; b.build_wheel({str(out)!r})"
+    run([sys.executable, "-c", code], source, **change)
+
+    (wheel,) = out.iterdir()
+    assert tag is None or tag in wheel.name
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    assert "mdrn_plugin/networks/native.py" in names
+    assert not [name for name in names if name.endswith(".so")]
 
 
 def test_the_licence_is_in_the_wheel(wheels: dict[str, Path]) -> None:

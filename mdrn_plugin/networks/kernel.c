@@ -1,0 +1,571 @@
+/* MDRN's groups of blocks on rows that stay in the caches, by the AMX tile products of x86-64.
+
+   Activations are bfloat16, channels last; sums, biases and the running sum of the blocks of a group
+   are float32. A group takes one row of its input at a time, for a band of columns: its blocks
+   follow two rows behind each other on rings of rows (`Band`), small enough for the second-level
+   cache. A pixel's sums have the same order wherever it lies, so bands, threads and calls do not
+   show in the result.
+
+   The object loads on any processor; `mdrn_usable` says whether this one can run it. Nothing here
+   allocates memory or starts threads. networks/native.py is the only caller: it lays out the weights
+   and checks all sizes. */
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* syscall */
+#endif
+#include <stdint.h>
+
+#define EXPORT __attribute__((visibility("default")))
+
+/* Counts up with every change of a structure or of the layout of the weights. */
+#define INTERFACE 1
+
+typedef struct {
+    uint8_t *data; /* pixel 0 of row 0 */
+    int64_t rows;  /* row y lies at y modulo this */
+    int64_t row;   /* bytes from a row to the next */
+} Rows;
+
+enum { HEAD, DOWN, FUSE };
+
+typedef struct {
+    int32_t channels, blocks, kind, parts;
+    int32_t width, height; /* of what comes out, px */
+    int32_t samples;       /* HEAD: of a pixel of the picture */
+    int32_t unused;
+    const uint8_t *weights;
+    const float *picture; /* HEAD: one row and one column of zeros around it */
+    int64_t picture_row;  /* floats */
+    Rows below;           /* DOWN: of twice the size; FUSE: of half the size */
+    Rows part[3];         /* FUSE */
+    Rows out;
+} Group;
+
+typedef struct {
+    int32_t channels, samples, width, height;
+    const uint8_t *weights;
+    const uint8_t *zeros; /* a row of `in` */
+    Rows in;              /* beside the picture zeros */
+    float *out;           /* height x width x samples */
+} Tail;
+
+#if defined(__x86_64__) && defined(__linux__) && (defined(__GNUC__) || defined(__clang__))
+
+#include <cpuid.h>
+#include <immintrin.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define KERNEL __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma")))
+#define PART KERNEL static inline __attribute__((always_inline))
+
+enum { TILE = 1024, EDGE = 2, CHUNK = 32 };
+
+/* Written out, because compilers know the order of memory only with the clobber. */
+#define LOAD(tile, base, stride) \
+    __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #tile ::"r"(base), "r"((int64_t)(stride)) : "memory")
+#define STORE(tile, base, stride) \
+    __asm__ volatile("tilestored %%tmm" #tile ", (%0,%1,1)" ::"r"(base), "r"((int64_t)(stride)) : "memory")
+#define PRODUCT(sum, pixels, weights) \
+    __asm__ volatile("tdpbf16ps %%tmm" #weights ", %%tmm" #pixels ", %%tmm" #sum ::)
+
+/* Tiles 0-3 are sums: 16 pixels x 16 outputs, two of pixels by two of outputs; 4, 5 pixels; 6, 7 weights. */
+
+PART void start(const float *bias)
+{
+    LOAD(0, bias, 0);
+    LOAD(1, bias + 16, 0);
+    LOAD(2, bias, 0);
+    LOAD(3, bias + 16, 0);
+}
+
+/* Add 32 inputs of 32 pixels to 32 outputs. `weights` is two tiles. */
+PART void add(const uint8_t *first, const uint8_t *second, int64_t stride, const uint8_t *weights)
+{
+    LOAD(4, first, stride);
+    LOAD(6, weights, 64);
+    PRODUCT(0, 4, 6);
+    LOAD(7, weights + TILE, 64);
+    PRODUCT(1, 4, 7);
+    LOAD(5, second, stride);
+    PRODUCT(2, 5, 6);
+    PRODUCT(3, 5, 7);
+}
+
+PART void finish(float *to, int64_t second, int64_t stride)
+{
+    uint8_t *bytes = (uint8_t *)to;
+    STORE(0, bytes, stride);
+    STORE(1, bytes + 64, stride);
+    STORE(2, bytes + second, stride);
+    STORE(3, bytes + second + 64, stride);
+}
+
+PART __m512i narrow(__m512 low, __m512 high)
+{
+    return (__m512i)_mm512_cvtne2ps_pbh(high, low);
+}
+
+/* Turn 32 values each of `count` pixels into bfloat16, after a ReLU if asked for. */
+PART void settle(const float *from, int64_t from_stride, uint8_t *to, int64_t to_stride, int count, int relu)
+{
+    const __m512 zero = _mm512_setzero_ps();
+    for (int k = 0; k < count; k++) {
+        const float *f = (const float *)((const uint8_t *)from + k * from_stride);
+        __m512 a = _mm512_loadu_ps(f), b = _mm512_loadu_ps(f + 16);
+        if (relu) { /* in this order a NaN stays one */
+            a = _mm512_max_ps(zero, a);
+            b = _mm512_max_ps(zero, b);
+        }
+        _mm512_storeu_si512(to + k * to_stride, narrow(a, b));
+    }
+}
+
+typedef struct {
+    int channels, blocks;
+    int left, right;      /* columns that come out */
+    int origin, columns;  /* first column that is computed, and how many at most */
+    int64_t ring_row, x_row, bf_row; /* bytes */
+    uint8_t *x;      /* float32, 2 * blocks + 1 rows: the running sum */
+    uint8_t *skip;   /* bfloat16, as many rows: the group's input after its fusion */
+    uint8_t *near_;  /* per block 4 rows of the near half (64 channels), */
+    uint8_t *wide;   /* 5 of the wide half; with 32 channels 5 of both */
+    uint8_t *inner;  /* one row behind the 3x3s */
+    uint8_t *narrow; /* one row between blocks */
+    uint8_t *zeros;  /* a row of the rings, outside of the picture */
+} Band;
+
+enum { NEAR = 4, WIDE = 5 };
+
+static int64_t lay_out(Band *b, const Group *g, int left, int right, uint8_t *state)
+{
+    const int halo = 2 * g->blocks;
+    b->channels = g->channels;
+    b->blocks = g->blocks;
+    b->left = left;
+    b->right = right;
+    b->origin = left > halo ? left - halo : 0;
+    b->columns = (right + halo < g->width ? right + halo : g->width) - b->origin;
+    const int64_t px = b->columns + CHUNK + 2 * EDGE;
+    b->ring_row = px * 64;
+    b->x_row = px * g->channels * 4;
+    b->bf_row = px * g->channels * 2;
+    const int64_t n = 2 * g->blocks + 1;
+    int64_t at = 0;
+#define TAKE(field, bytes) (b->field = state + at, at += (bytes))
+    TAKE(x, n * b->x_row);
+    TAKE(skip, n * b->bf_row);
+    TAKE(near_, g->channels == 64 ? g->blocks * NEAR * b->ring_row : 0);
+    TAKE(wide, g->blocks * WIDE * b->ring_row);
+    TAKE(inner, b->bf_row);
+    TAKE(narrow, b->bf_row);
+    TAKE(zeros, b->ring_row);
+#undef TAKE
+    return at;
+}
+
+static inline const uint8_t *row_of(const Rows *rows, int64_t y)
+{
+    return rows->data + y % rows->rows * rows->row;
+}
+
+/* Sizes of the parts of the weights of one block, bytes. */
+#define EXPAND(C) ((C) / 32 * ((C) / 16) * TILE)
+#define AROUND(C) ((C) == 64 ? 36 * TILE : 18 * TILE)
+#define BLOCK(C) (EXPAND(C) + AROUND(C) + EXPAND(C) + 2 * (C) * 4)
+
+/* The group's input: X[0,0] from the picture, X[i,0] from the level above, X[i,j] from all it joins. */
+PART void head(const Group *g, const Band *b, int64_t y, float *x, const int C)
+{
+    const float *weights = (const float *)g->weights, *bias = weights + 9 * g->samples * C;
+    const int s = g->samples;
+    for (int c = 0; c < b->columns; c += 4) {
+        __m512 sum[4][4];
+        for (int p = 0; p < 4; p++)
+            for (int o = 0; o < C / 16; o++) sum[p][o] = _mm512_loadu_ps(bias + 16 * o);
+        for (int row = 0; row < 3; row++) {
+            const float *from = g->picture + (y + row) * g->picture_row + (int64_t)(b->origin + c) * s;
+            for (int k = 0; k < 3 * s; k++)
+                for (int o = 0; o < C / 16; o++) {
+                    const __m512 w = _mm512_loadu_ps(weights + (row * 3 * s + k) * C + 16 * o);
+                    for (int p = 0; p < 4; p++)
+                        sum[p][o] = _mm512_fmadd_ps(w, _mm512_set1_ps(from[p * s + k]), sum[p][o]);
+                }
+        }
+        for (int p = 0; p < 4; p++)
+            for (int o = 0; o < C / 16; o++) _mm512_storeu_ps(x + (c + p) * C + 16 * o, sum[p][o]);
+    }
+}
+
+PART void down(const Group *g, const Band *b, int64_t y, float *x, const int C)
+{
+    const uint8_t *weights = g->weights;
+    const float *bias = (const float *)(weights + 4 * EXPAND(C));
+    for (int c = 0; c < b->columns; c += CHUNK)
+        for (int o = 0; o < C / 32; o++) {
+            start(bias + 32 * o);
+            for (int tap = 0; tap < 4; tap++)
+                for (int k = 0; k < C / 32; k++) {
+                    const uint8_t *from = row_of(&g->below, 2 * y + tap / 2) +
+                                          ((int64_t)(b->origin + c) * 2 + tap % 2) * C * 2 + k * 64;
+                    add(from, from + 16 * C * 4, C * 4, weights + ((o * 4 + tap) * (C / 32) + k) * 2 * TILE);
+                }
+            finish(x + c * C + 32 * o, 16 * C * 4, C * 4);
+        }
+}
+
+/* Even and odd columns apart: they see the same pixel of the level below through other weights. */
+PART void fuse(const Group *g, const Band *b, int64_t y, float *x, const int C)
+{
+    const uint8_t *up = g->weights + (y % 2) * 2 * EXPAND(C), *parts = g->weights + 4 * EXPAND(C);
+    const float *bias = (const float *)(parts + g->parts * EXPAND(C));
+    const uint8_t *below = row_of(&g->below, y / 2) + (int64_t)(b->origin / 2) * C * 2;
+    for (int c = 0; c < b->columns; c += CHUNK)
+        for (int o = 0; o < C / 32; o++) {
+            start(bias + 32 * o);
+            for (int k = 0; k < C / 32; k++) {
+                const uint8_t *w = up + (o * (C / 32) + k) * 2 * TILE;
+                LOAD(4, below + c / 2 * C * 2 + k * 64, C * 2);
+                LOAD(6, w, 64);
+                LOAD(7, w + TILE, 64);
+                PRODUCT(0, 4, 6);
+                PRODUCT(1, 4, 7);
+                LOAD(6, w + EXPAND(C), 64);
+                LOAD(7, w + EXPAND(C) + TILE, 64);
+                PRODUCT(2, 4, 6);
+                PRODUCT(3, 4, 7);
+            }
+            for (int part = 0; part < g->parts; part++) {
+                const uint8_t *from = row_of(&g->part[part], y) + (int64_t)(b->origin + c) * C * 2;
+                for (int k = 0; k < C / 32; k++)
+                    add(from + k * 64, from + C * 2 + k * 64, C * 4,
+                        parts + part * EXPAND(C) + (o * (C / 32) + k) * 2 * TILE);
+            }
+            finish(x + c * C + 32 * o, C * 4, C * 8);
+        }
+}
+
+/* What lies beyond the picture's right border is zero for the 3x3s. */
+PART void cut_right(const Group *g, const Band *b, uint8_t *ring, int end)
+{
+    const int last = g->width - b->origin;
+    if (end > last) memset(ring + (int64_t)(EDGE + last) * 64, 0, (int64_t)(end - last) * 64);
+}
+
+/* Columns that block k gives, from the band's origin. */
+PART int begins(const Band *b, int k)
+{
+    const int at = b->left - 2 * (b->blocks - 1 - k);
+    return (at > 0 ? at : 0) - b->origin;
+}
+
+PART int ends(const Group *g, const Band *b, int k)
+{
+    const int at = b->right + 2 * (b->blocks - 1 - k);
+    return (at < g->width ? at : g->width) - b->origin;
+}
+
+PART void expand(const Group *g, const Band *b, const uint8_t *weights, int k, int64_t y, const uint8_t *from,
+                 int lo, int hi, const int C)
+{
+    const float *bias = (const float *)(weights + 2 * EXPAND(C) + AROUND(C));
+    uint8_t *wide = b->wide + (k * WIDE + y % WIDE) * b->ring_row;
+    uint8_t *ring[2] = {C == 64 ? b->near_ + (k * NEAR + y % NEAR) * b->ring_row : wide, wide};
+    float scratch[2][CHUNK * 32] __attribute__((aligned(64)));
+    uint8_t *before = 0;
+    int turn = 0, end = lo;
+    for (int c = lo; c < hi; c += CHUNK, end = c)
+        for (int o = 0; o < C / 32; o++, turn ^= 1) {
+            start(bias + 32 * o);
+            for (int i = 0; i < C / 32; i++) {
+                add(from + (int64_t)c * C * 2 + i * 64, from + (int64_t)(c + 16) * C * 2 + i * 64, C * 2,
+                    weights + (o * (C / 32) + i) * 2 * TILE);
+            }
+            finish(scratch[turn], 16 * 128, 128);
+            if (before) settle(scratch[turn ^ 1], 128, before, 64, CHUNK, 1);
+            before = ring[o] + (int64_t)(EDGE + c) * 64;
+        }
+    settle(scratch[turn ^ 1], 128, before, 64, CHUNK, 1);
+    for (int o = 0; o < C / 32; o++) cut_right(g, b, ring[o], end);
+}
+
+/* One 3x3 of 32 to 32 channels, dilated by `reach`. */
+PART void around(const uint8_t *const rows[3], int reach, const uint8_t *weights, const float *bias, uint8_t *to,
+                 int64_t to_stride, int lo, int hi)
+{
+    float scratch[2][CHUNK * 32] __attribute__((aligned(64)));
+    int turn = 0;
+    for (int c = lo; c < hi; c += CHUNK, turn ^= 1) {
+        uint8_t *before = to + (int64_t)(c - CHUNK) * to_stride;
+        start(bias);
+#pragma GCC unroll 9
+        for (int tap = 0; tap < 9; tap++) {
+            const uint8_t *from = rows[tap / 3] + (int64_t)(EDGE + c + (tap % 3 - 1) * reach) * 64;
+            add(from, from + 16 * 64, 64, weights + tap * 2 * TILE);
+            if (c > lo && tap < 8)
+                settle(scratch[turn ^ 1] + tap * 4 * 32, 128, before + tap * 4 * to_stride, to_stride, 4, 1);
+        }
+        finish(scratch[turn], 16 * 128, 128);
+        if (c + CHUNK >= hi) settle(scratch[turn], 128, to + (int64_t)c * to_stride, to_stride, CHUNK, 1);
+    }
+}
+
+/* Both 3x3s of 16 to 16 channels, on pixels that hold both halves. */
+PART void around_both(const uint8_t *const near_[3], const uint8_t *const wide[3], const uint8_t *weights,
+                      const float *bias, uint8_t *to, int lo, int hi)
+{
+    float scratch[2][CHUNK * 32] __attribute__((aligned(64)));
+    int turn = 0;
+    for (int c = lo; c < hi; c += CHUNK, turn ^= 1) {
+        uint8_t *before = to + (int64_t)(c - CHUNK) * 64;
+        start(bias);
+#pragma GCC unroll 9
+        for (int tap = 0; tap < 9; tap++) {
+            const uint8_t *n = near_[tap / 3] + (int64_t)(EDGE + c + (tap % 3 - 1)) * 64;
+            const uint8_t *w = wide[tap / 3] + (int64_t)(EDGE + c + (tap % 3 - 1) * 2) * 64;
+            LOAD(6, weights + tap * TILE, 64);
+            LOAD(4, n, 64);
+            PRODUCT(0, 4, 6);
+            LOAD(5, n + 16 * 64, 64);
+            PRODUCT(2, 5, 6);
+            LOAD(7, weights + (9 + tap) * TILE, 64);
+            LOAD(4, w, 64);
+            PRODUCT(1, 4, 7);
+            LOAD(5, w + 16 * 64, 64);
+            PRODUCT(3, 5, 7);
+            if (c > lo && tap < 8) settle(scratch[turn ^ 1] + tap * 4 * 32, 128, before + tap * 4 * 64, 64, 4, 1);
+        }
+        finish(scratch[turn], 16 * 128, 128);
+        if (c + CHUNK >= hi) settle(scratch[turn], 128, to + (int64_t)c * 64, 64, CHUNK, 1);
+    }
+}
+
+/* x + merge(inner) in place, and in bfloat16. */
+PART void merge(const uint8_t *weights, const uint8_t *inner, uint8_t *x, uint8_t *to, int lo, int hi, const int C)
+{
+    const float *source = 0;
+    uint8_t *target = 0;
+    for (int c = lo; c < hi; c += CHUNK)
+        for (int o = 0; o < C / 32; o++) {
+            float *sum = (float *)x + (int64_t)c * C + 32 * o;
+            LOAD(0, sum, C * 4);
+            LOAD(1, sum + 16, C * 4);
+            LOAD(2, sum + 16 * C, C * 4);
+            LOAD(3, sum + 16 * C + 16, C * 4);
+            for (int i = 0; i < C / 32; i++)
+                add(inner + (int64_t)c * C * 2 + i * 64, inner + (int64_t)(c + 16) * C * 2 + i * 64, C * 2,
+                    weights + (o * (C / 32) + i) * 2 * TILE);
+            finish(sum, 16 * C * 4, C * 4);
+            if (source) settle(source, C * 4, target, C * 2, CHUNK, 0);
+            source = sum;
+            target = to + (int64_t)c * C * 2 + 64 * o;
+        }
+    settle(source, C * 4, target, C * 2, CHUNK, 0);
+}
+
+/* x + skip + bias, the group's output. */
+PART void emit(const uint8_t *x, const uint8_t *skip, const float *bias, uint8_t *to, int lo, int hi, const int C)
+{
+    for (int c = lo; c < hi; c++)
+        for (int o = 0; o < C / 32; o++) {
+            const float *sum = (const float *)x + (int64_t)c * C + 32 * o;
+            const __m512i s = _mm512_loadu_si512(skip + ((int64_t)c * C + 32 * o) * 2);
+            const __m512 low = (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_castsi512_si256(s)), 16);
+            const __m512 high = (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(s, 1)), 16);
+            const __m512 a = _mm512_add_ps(_mm512_add_ps(_mm512_loadu_ps(sum), low), _mm512_loadu_ps(bias + 32 * o));
+            const __m512 e =
+                _mm512_add_ps(_mm512_add_ps(_mm512_loadu_ps(sum + 16), high), _mm512_loadu_ps(bias + 32 * o + 16));
+            _mm512_storeu_si512(to + ((int64_t)(c - lo) * C + 32 * o) * 2, narrow(a, e));
+        }
+}
+
+PART void run(const Group *g, Band *b, int64_t first, int64_t end, const int C)
+{
+    const int n = g->blocks, slots = 2 * n + 1;
+    const int64_t joining = g->kind == HEAD   ? (9 * g->samples + 1) * C * 4
+                            : g->kind == DOWN ? 4 * EXPAND(C) + C * 4
+                                              : (4 + g->parts) * EXPAND(C) + C * 4;
+    const uint8_t *blocks = g->weights + joining;
+    const float *bias = (const float *)(blocks + n * BLOCK(C));
+    const int64_t until = end == g->height ? end + 2 * n : end;
+    for (int64_t t = first; t < until; t++) {
+        if (t < g->height) {
+            uint8_t *x = b->x + t % slots * b->x_row, *skip = b->skip + t % slots * b->bf_row;
+            if (g->kind == HEAD)
+                head(g, b, t, (float *)x, C);
+            else if (g->kind == DOWN)
+                down(g, b, t, (float *)x, C);
+            else
+                fuse(g, b, t, (float *)x, C);
+            for (int c = 0; c < b->columns; c += CHUNK)
+                for (int o = 0; o < C / 32; o++)
+                    settle((float *)x + c * C + 32 * o, C * 4, skip + c * C * 2 + 64 * o, C * 2, CHUNK, 0);
+            expand(g, b, blocks, 0, t, skip, 0, b->columns, C);
+        }
+        for (int k = 0; k < n; k++) {
+            const int64_t r = t - 2 * (k + 1);
+            if (r < 0 || r >= g->height) continue;
+            const int lo = begins(b, k), hi = ends(g, b, k);
+            const uint8_t *weights = blocks + k * BLOCK(C), *taps = weights + 2 * EXPAND(C);
+            const float *offset = (const float *)(taps + AROUND(C)) + C;
+            const uint8_t *near_[3], *wide[3];
+            for (int i = 0; i < 3; i++) {
+                const int64_t v = r + i - 1, w = r + 2 * (i - 1);
+                near_[i] = v < 0 || v >= g->height ? b->zeros
+                           : C == 64               ? b->near_ + (k * NEAR + v % NEAR) * b->ring_row
+                                                   : b->wide + (k * WIDE + v % WIDE) * b->ring_row;
+                wide[i] = w < 0 || w >= g->height ? b->zeros : b->wide + (k * WIDE + w % WIDE) * b->ring_row;
+            }
+            if (C == 64) {
+                around(near_, 1, taps, offset, b->inner, C * 2, lo, hi);
+                around(wide, 2, taps + 18 * TILE, offset + 32, b->inner + 64, C * 2, lo, hi);
+            } else
+                around_both(near_, wide, taps, offset, b->inner, lo, hi);
+            uint8_t *x = b->x + r % slots * b->x_row;
+            merge(weights + EXPAND(C), b->inner, x, b->narrow, lo, hi, C);
+            if (k + 1 < n)
+                expand(g, b, weights + BLOCK(C), k + 1, r, b->narrow, lo, hi, C);
+            else
+                emit(x, b->skip + r % slots * b->bf_row, bias,
+                     (uint8_t *)row_of(&g->out, r) + (int64_t)b->left * C * 2, lo, hi, C);
+        }
+    }
+}
+
+KERNEL static void run_64(const Group *g, Band *b, int64_t first, int64_t end) { run(g, b, first, end, 64); }
+KERNEL static void run_32(const Group *g, Band *b, int64_t first, int64_t end) { run(g, b, first, end, 32); }
+
+typedef struct {
+    uint8_t palette, row, rest[14];
+    uint16_t bytes[16];
+    uint8_t rows[16];
+} Tiles;
+
+static void begin(Tiles *before)
+{
+    Tiles tiles = {.palette = 1};
+    for (int k = 0; k < 8; k++) tiles.bytes[k] = 64, tiles.rows[k] = 16;
+    __asm__ volatile("sttilecfg %0" : "=m"(*before));
+    __asm__ volatile("ldtilecfg %0" ::"m"(tiles));
+}
+
+/* Torch's own convolutions keep their arrangement of the tiles between calls. */
+static void leave(const Tiles *before)
+{
+    __asm__ volatile("ldtilecfg %0" ::"m"(*before));
+}
+
+EXPORT int64_t mdrn_state_bytes(const Group *g, int32_t left, int32_t right)
+{
+    Band b;
+    return lay_out(&b, g, left, right, 0);
+}
+
+/* Take rows [first, end) of the group's input, for columns [left, right) of its output; `left` is even.
+   Rows [first - 2 * blocks, end - 2 * blocks) come out, at the picture's end all. */
+EXPORT void mdrn_group(const Group *g, int32_t left, int32_t right, uint8_t *state, int32_t first, int32_t end)
+{
+    Band b;
+    Tiles before;
+    const int64_t bytes = lay_out(&b, g, left, right, state);
+    if (first == 0) memset(state, 0, (size_t)bytes);
+    begin(&before);
+    if (g->channels == 64)
+        run_64(g, &b, first, end);
+    else
+        run_32(g, &b, first, end);
+    leave(&before);
+}
+
+KERNEL static void tail_row(const Tail *g, int left, int right, int64_t y)
+{
+    const int C = g->channels;
+    const float *bias = (const float *)(g->weights + 9 * (C / 32) * TILE);
+    float scratch[4 * 16 * 16] __attribute__((aligned(64)));
+    for (int c = left; c < right; c += 64) {
+        LOAD(0, bias, 0);
+        LOAD(1, bias, 0);
+        LOAD(2, bias, 0);
+        LOAD(3, bias, 0);
+        for (int tap = 0; tap < 9; tap++) {
+            const int64_t v = y + tap / 3 - 1;
+            const uint8_t *row = v < 0 || v >= g->height ? g->zeros : row_of(&g->in, v);
+            for (int k = 0; k < C / 32; k++) {
+                const uint8_t *from = row + (int64_t)(c + tap % 3 - 1) * C * 2 + k * 64;
+                LOAD(6, g->weights + (tap * (C / 32) + k) * TILE, 64);
+                LOAD(4, from, C * 2);
+                PRODUCT(0, 4, 6);
+                LOAD(5, from + 16 * C * 2, C * 2);
+                PRODUCT(1, 5, 6);
+                LOAD(4, from + 32 * C * 2, C * 2);
+                PRODUCT(2, 4, 6);
+                LOAD(5, from + 48 * C * 2, C * 2);
+                PRODUCT(3, 5, 6);
+            }
+        }
+        STORE(0, scratch, 64);
+        STORE(1, scratch + 256, 64);
+        STORE(2, scratch + 512, 64);
+        STORE(3, scratch + 768, 64);
+        float *to = g->out + (y * g->width + c) * g->samples;
+        const int count = right - c < 64 ? right - c : 64;
+        for (int p = 0; p < count; p++)
+            for (int s = 0; s < g->samples; s++) to[p * g->samples + s] = scratch[16 * p + s];
+    }
+}
+
+/* Rows [first, end) of what the last 3x3 gives, columns [left, right). */
+EXPORT void mdrn_tail(const Tail *g, int32_t left, int32_t right, int32_t first, int32_t end)
+{
+    Tiles before;
+    begin(&before);
+    for (int64_t y = first; y < end; y++) tail_row(g, left, right, y);
+    leave(&before);
+}
+
+/* Whether processor and system have what the kernel needs. Linux grants the tiles' state on request. */
+EXPORT int32_t mdrn_usable(void)
+{
+    enum { AMX_BF16 = 1 << 22, AMX_TILE = 1 << 24, AVX512_BF16 = 1 << 5, OSXSAVE = 1 << 27 };
+    enum { ARCH_REQ_XCOMP_PERM = 0x1023, TILE_DATA = 18 };
+    const unsigned avx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31; /* F, DQ, BW, VL */
+    unsigned a, b, c, d, low, high;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & OSXSAVE)) return 0;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
+    if ((b & avx512) != avx512 || !(d & AMX_BF16) || !(d & AMX_TILE)) return 0;
+    if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a & AVX512_BF16)) return 0;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    if ((low & 0x600e6) != 0x600e6) return 0; /* SSE, AVX, AVX-512, tiles: kept by the system */
+    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA) == 0;
+}
+
+#else
+
+EXPORT int64_t mdrn_state_bytes(const Group *g, int32_t left, int32_t right)
+{
+    (void)g, (void)left, (void)right;
+    return -1;
+}
+
+EXPORT void mdrn_group(const Group *g, int32_t left, int32_t right, uint8_t *state, int32_t first, int32_t end)
+{
+    (void)g, (void)left, (void)right, (void)state, (void)first, (void)end;
+}
+
+EXPORT void mdrn_tail(const Tail *g, int32_t left, int32_t right, int32_t first, int32_t end)
+{
+    (void)g, (void)left, (void)right, (void)first, (void)end;
+}
+
+EXPORT int32_t mdrn_usable(void)
+{
+    return 0;
+}
+
+#endif
+
+EXPORT int32_t mdrn_interface(void)
+{
+    return INTERFACE;
+}
