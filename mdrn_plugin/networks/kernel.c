@@ -72,25 +72,9 @@ enum { TILE = 1024, EDGE = 2, CHUNK = 32 };
 
 /* Tiles 0-3 are sums: 16 pixels x 16 outputs, two of pixels by two of outputs; 4, 5 pixels; 6, 7 weights. */
 
-PART void start(const float *bias)
+PART void clear(void)
 {
-    LOAD(0, bias, 0);
-    LOAD(1, bias + 16, 0);
-    LOAD(2, bias, 0);
-    LOAD(3, bias + 16, 0);
-}
-
-/* Add 32 inputs of 32 pixels to 32 outputs. `weights` is two tiles. */
-PART void add(const uint8_t *first, const uint8_t *second, int64_t stride, const uint8_t *weights)
-{
-    LOAD(4, first, stride);
-    LOAD(6, weights, 64);
-    PRODUCT(0, 4, 6);
-    LOAD(7, weights + TILE, 64);
-    PRODUCT(1, 4, 7);
-    LOAD(5, second, stride);
-    PRODUCT(2, 5, 6);
-    PRODUCT(3, 5, 7);
+    __asm__ volatile("tilezero %%tmm0\n\ttilezero %%tmm1\n\ttilezero %%tmm2\n\ttilezero %%tmm3" ::);
 }
 
 PART void finish(float *to, int64_t second, int64_t stride)
@@ -107,19 +91,59 @@ PART __m512i narrow(__m512 low, __m512 high)
     return (__m512i)_mm512_cvtne2ps_pbh(high, low);
 }
 
-/* Turn 32 values each of `count` pixels into bfloat16, after a ReLU if asked for. */
-PART void settle(const float *from, int64_t from_stride, uint8_t *to, int64_t to_stride, int count, int relu)
+/* What turns sums of 32 outputs into bfloat16, while the tiles already work on the next ones. */
+typedef struct {
+    const float *from;
+    int64_t from_stride; /* bytes, as the other strides */
+    uint8_t *to;
+    int64_t to_stride;
+    const float *bias;   /* RELU, LAST */
+    const uint8_t *skip; /* LAST */
+    int count, done;     /* pixels */
+} Waiting;
+
+enum { PLAIN, RELU, LAST };
+
+PART void settle(Waiting *w, int pixels, const int kind)
 {
-    const __m512 zero = _mm512_setzero_ps();
-    for (int k = 0; k < count; k++) {
-        const float *f = (const float *)((const uint8_t *)from + k * from_stride);
-        __m512 a = _mm512_loadu_ps(f), b = _mm512_loadu_ps(f + 16);
-        if (relu) { /* in this order a NaN stays one */
-            a = _mm512_max_ps(zero, a);
-            b = _mm512_max_ps(zero, b);
+    const int end = w->done + pixels < w->count ? w->done + pixels : w->count;
+    for (; w->done < end; w->done++) {
+        const float *from = (const float *)((const uint8_t *)w->from + w->done * w->from_stride);
+        __m512 a = _mm512_loadu_ps(from), b = _mm512_loadu_ps(from + 16);
+        if (kind != PLAIN) {
+            a = _mm512_add_ps(a, _mm512_loadu_ps(w->bias));
+            b = _mm512_add_ps(b, _mm512_loadu_ps(w->bias + 16));
         }
-        _mm512_storeu_si512(to + k * to_stride, narrow(a, b));
+        if (kind == RELU) { /* in this order a NaN stays one */
+            a = _mm512_max_ps(_mm512_setzero_ps(), a);
+            b = _mm512_max_ps(_mm512_setzero_ps(), b);
+        }
+        if (kind == LAST) {
+            const __m512i both = _mm512_loadu_si512(w->skip + w->done * w->to_stride);
+            const __m256i low = _mm512_castsi512_si256(both), high = _mm512_extracti64x4_epi64(both, 1);
+            a = _mm512_add_ps(a, (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(low), 16));
+            b = _mm512_add_ps(b, (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16));
+        }
+        _mm512_storeu_si512(w->to + w->done * w->to_stride, narrow(a, b));
     }
+}
+
+/* Add 32 inputs of 32 pixels to 32 outputs; `weights` is two tiles. Settles `pixels` between the products. */
+PART void add(const uint8_t *first, const uint8_t *second, int64_t stride, const uint8_t *weights, Waiting *w,
+              const int pixels, const int kind)
+{
+    LOAD(4, first, stride);
+    LOAD(6, weights, 64);
+    PRODUCT(0, 4, 6);
+    settle(w, pixels / 4, kind);
+    LOAD(7, weights + TILE, 64);
+    PRODUCT(1, 4, 7);
+    settle(w, pixels / 4, kind);
+    LOAD(5, second, stride);
+    PRODUCT(2, 5, 6);
+    settle(w, pixels / 4, kind);
+    PRODUCT(3, 5, 7);
+    settle(w, pixels / 4, kind);
 }
 
 typedef struct {
@@ -137,6 +161,22 @@ typedef struct {
 } Band;
 
 enum { NEAR = 4, WIDE = 5 };
+
+/* What the group's next row reads and writes, fetched from distant caches while 3x3s keep the tiles busy. */
+typedef struct {
+    const uint8_t *at[5];
+    int64_t lines[5];
+    int count, rate; /* lines per tap of a 3x3 */
+} Fetch;
+
+PART void fetch(Fetch *f)
+{
+    for (int k = 0; k < f->rate && f->count > 0; k++) {
+        _mm_prefetch((const char *)f->at[f->count - 1], _MM_HINT_T1);
+        f->at[f->count - 1] += 64;
+        if (--f->lines[f->count - 1] <= 0) f->count--;
+    }
+}
 
 static int64_t lay_out(Band *b, const Group *g, int left, int right, uint8_t *state)
 {
@@ -178,12 +218,12 @@ static inline const uint8_t *row_of(const Rows *rows, int64_t y)
 /* The group's input: X[0,0] from the picture, X[i,0] from the level above, X[i,j] from all it joins. */
 PART void head(const Group *g, const Band *b, int64_t y, float *x, const int C)
 {
-    const float *weights = (const float *)g->weights, *bias = weights + 9 * g->samples * C;
+    const float *weights = (const float *)g->weights;
     const int s = g->samples;
     for (int c = 0; c < b->columns; c += 4) {
         __m512 sum[4][4];
         for (int p = 0; p < 4; p++)
-            for (int o = 0; o < C / 16; o++) sum[p][o] = _mm512_loadu_ps(bias + 16 * o);
+            for (int o = 0; o < C / 16; o++) sum[p][o] = _mm512_setzero_ps();
         for (int row = 0; row < 3; row++) {
             const float *from = g->picture + (y + row) * g->picture_row + (int64_t)(b->origin + c) * s;
             for (int k = 0; k < 3 * s; k++)
@@ -198,52 +238,67 @@ PART void head(const Group *g, const Band *b, int64_t y, float *x, const int C)
     }
 }
 
-PART void down(const Group *g, const Band *b, int64_t y, float *x, const int C)
+/* The 32 outputs of 32 pixels from column c that were just put into x go on into skip. */
+PART Waiting joined(const float *x, uint8_t *skip, int c, int o, const int C)
 {
-    const uint8_t *weights = g->weights;
-    const float *bias = (const float *)(weights + 4 * EXPAND(C));
+    return (Waiting){.from = x + c * C + 32 * o, .from_stride = C * 4, .to = skip + c * C * 2 + 64 * o,
+                     .to_stride = C * 2, .count = CHUNK};
+}
+
+PART void down(const Group *g, const Band *b, int64_t y, float *x, uint8_t *skip, const int C)
+{
+    Waiting w = {.count = 0};
     for (int c = 0; c < b->columns; c += CHUNK)
         for (int o = 0; o < C / 32; o++) {
-            start(bias + 32 * o);
+            clear();
             for (int tap = 0; tap < 4; tap++)
                 for (int k = 0; k < C / 32; k++) {
                     const uint8_t *from = row_of(&g->below, 2 * y + tap / 2) +
                                           ((int64_t)(b->origin + c) * 2 + tap % 2) * C * 2 + k * 64;
-                    add(from, from + 16 * C * 4, C * 4, weights + ((o * 4 + tap) * (C / 32) + k) * 2 * TILE);
+                    add(from, from + 16 * C * 4, C * 4,
+                        g->weights + ((o * 4 + tap) * (C / 32) + k) * 2 * TILE, &w, 8, PLAIN);
                 }
             finish(x + c * C + 32 * o, 16 * C * 4, C * 4);
+            w = joined(x, skip, c, o, C);
         }
+    settle(&w, CHUNK, PLAIN);
 }
 
 /* Even and odd columns apart: they see the same pixel of the level below through other weights. */
-PART void fuse(const Group *g, const Band *b, int64_t y, float *x, const int C)
+PART void fuse(const Group *g, const Band *b, int64_t y, float *x, uint8_t *skip, const int C)
 {
     const uint8_t *up = g->weights + (y % 2) * 2 * EXPAND(C), *parts = g->weights + 4 * EXPAND(C);
-    const float *bias = (const float *)(parts + g->parts * EXPAND(C));
     const uint8_t *below = row_of(&g->below, y / 2) + (int64_t)(b->origin / 2) * C * 2;
+    Waiting w = {.count = 0};
     for (int c = 0; c < b->columns; c += CHUNK)
         for (int o = 0; o < C / 32; o++) {
-            start(bias + 32 * o);
+            clear();
             for (int k = 0; k < C / 32; k++) {
-                const uint8_t *w = up + (o * (C / 32) + k) * 2 * TILE;
+                const uint8_t *weights = up + (o * (C / 32) + k) * 2 * TILE;
                 LOAD(4, below + c / 2 * C * 2 + k * 64, C * 2);
-                LOAD(6, w, 64);
-                LOAD(7, w + TILE, 64);
+                LOAD(6, weights, 64);
                 PRODUCT(0, 4, 6);
+                settle(&w, 4, PLAIN);
+                LOAD(7, weights + TILE, 64);
                 PRODUCT(1, 4, 7);
-                LOAD(6, w + EXPAND(C), 64);
-                LOAD(7, w + EXPAND(C) + TILE, 64);
+                settle(&w, 4, PLAIN);
+                LOAD(6, weights + EXPAND(C), 64);
                 PRODUCT(2, 4, 6);
+                settle(&w, 4, PLAIN);
+                LOAD(7, weights + EXPAND(C) + TILE, 64);
                 PRODUCT(3, 4, 7);
+                settle(&w, 4, PLAIN);
             }
             for (int part = 0; part < g->parts; part++) {
                 const uint8_t *from = row_of(&g->part[part], y) + (int64_t)(b->origin + c) * C * 2;
                 for (int k = 0; k < C / 32; k++)
                     add(from + k * 64, from + C * 2 + k * 64, C * 4,
-                        parts + part * EXPAND(C) + (o * (C / 32) + k) * 2 * TILE);
+                        parts + part * EXPAND(C) + (o * (C / 32) + k) * 2 * TILE, &w, 16, PLAIN);
             }
             finish(x + c * C + 32 * o, C * 4, C * 8);
+            w = joined(x, skip, c, o, C);
         }
+    settle(&w, CHUNK, PLAIN);
 }
 
 /* What lies beyond the picture's right border is zero for the 3x3s. */
@@ -273,134 +328,148 @@ PART void expand(const Group *g, const Band *b, const uint8_t *weights, int k, i
     uint8_t *wide = b->wide + (k * WIDE + y % WIDE) * b->ring_row;
     uint8_t *ring[2] = {C == 64 ? b->near_ + (k * NEAR + y % NEAR) * b->ring_row : wide, wide};
     float scratch[2][CHUNK * 32] __attribute__((aligned(64)));
-    uint8_t *before = 0;
+    Waiting w = {.count = 0};
     int turn = 0, end = lo;
     for (int c = lo; c < hi; c += CHUNK, end = c)
         for (int o = 0; o < C / 32; o++, turn ^= 1) {
-            start(bias + 32 * o);
-            for (int i = 0; i < C / 32; i++) {
-                add(from + (int64_t)c * C * 2 + i * 64, from + (int64_t)(c + 16) * C * 2 + i * 64, C * 2,
-                    weights + (o * (C / 32) + i) * 2 * TILE);
-            }
+            const uint8_t *pixels = from + (int64_t)c * C * 2;
+            clear();
+            for (int i = 0; i < C / 32; i++)
+                add(pixels + i * 64, pixels + 16 * C * 2 + i * 64, C * 2,
+                    weights + (o * (C / 32) + i) * 2 * TILE, &w, 16, RELU);
+            settle(&w, CHUNK, RELU);
             finish(scratch[turn], 16 * 128, 128);
-            if (before) settle(scratch[turn ^ 1], 128, before, 64, CHUNK, 1);
-            before = ring[o] + (int64_t)(EDGE + c) * 64;
+            w = (Waiting){.from = scratch[turn], .from_stride = 128, .to = ring[o] + (int64_t)(EDGE + c) * 64,
+                          .to_stride = 64, .bias = bias + 32 * o, .count = CHUNK};
         }
-    settle(scratch[turn ^ 1], 128, before, 64, CHUNK, 1);
+    settle(&w, CHUNK, RELU);
     for (int o = 0; o < C / 32; o++) cut_right(g, b, ring[o], end);
 }
 
 /* One 3x3 of 32 to 32 channels, dilated by `reach`. */
 PART void around(const uint8_t *const rows[3], int reach, const uint8_t *weights, const float *bias, uint8_t *to,
-                 int64_t to_stride, int lo, int hi)
+                 int64_t to_stride, int lo, int hi, Fetch *f)
 {
     float scratch[2][CHUNK * 32] __attribute__((aligned(64)));
+    Waiting w = {.count = 0};
     int turn = 0;
     for (int c = lo; c < hi; c += CHUNK, turn ^= 1) {
-        uint8_t *before = to + (int64_t)(c - CHUNK) * to_stride;
-        start(bias);
+        clear();
 #pragma GCC unroll 9
         for (int tap = 0; tap < 9; tap++) {
             const uint8_t *from = rows[tap / 3] + (int64_t)(EDGE + c + (tap % 3 - 1) * reach) * 64;
-            add(from, from + 16 * 64, 64, weights + tap * 2 * TILE);
-            if (c > lo && tap < 8)
-                settle(scratch[turn ^ 1] + tap * 4 * 32, 128, before + tap * 4 * to_stride, to_stride, 4, 1);
+            add(from, from + 16 * 64, 64, weights + tap * 2 * TILE, &w, 4, RELU);
+            fetch(f);
         }
         finish(scratch[turn], 16 * 128, 128);
-        if (c + CHUNK >= hi) settle(scratch[turn], 128, to + (int64_t)c * to_stride, to_stride, CHUNK, 1);
+        w = (Waiting){.from = scratch[turn], .from_stride = 128, .to = to + c * to_stride, .to_stride = to_stride,
+                      .bias = bias, .count = CHUNK};
     }
+    settle(&w, CHUNK, RELU);
 }
 
 /* Both 3x3s of 16 to 16 channels, on pixels that hold both halves. */
 PART void around_both(const uint8_t *const near_[3], const uint8_t *const wide[3], const uint8_t *weights,
-                      const float *bias, uint8_t *to, int lo, int hi)
+                      const float *bias, uint8_t *to, int lo, int hi, Fetch *f)
 {
     float scratch[2][CHUNK * 32] __attribute__((aligned(64)));
+    Waiting w = {.count = 0};
     int turn = 0;
     for (int c = lo; c < hi; c += CHUNK, turn ^= 1) {
-        uint8_t *before = to + (int64_t)(c - CHUNK) * 64;
-        start(bias);
+        clear();
 #pragma GCC unroll 9
         for (int tap = 0; tap < 9; tap++) {
-            const uint8_t *n = near_[tap / 3] + (int64_t)(EDGE + c + (tap % 3 - 1)) * 64;
-            const uint8_t *w = wide[tap / 3] + (int64_t)(EDGE + c + (tap % 3 - 1) * 2) * 64;
+            const uint8_t *from = near_[tap / 3] + (int64_t)(EDGE + c + (tap % 3 - 1)) * 64;
+            const uint8_t *far = wide[tap / 3] + (int64_t)(EDGE + c + (tap % 3 - 1) * 2) * 64;
             LOAD(6, weights + tap * TILE, 64);
-            LOAD(4, n, 64);
+            LOAD(4, from, 64);
             PRODUCT(0, 4, 6);
-            LOAD(5, n + 16 * 64, 64);
+            LOAD(5, from + 16 * 64, 64);
             PRODUCT(2, 5, 6);
+            settle(&w, 2, RELU);
             LOAD(7, weights + (9 + tap) * TILE, 64);
-            LOAD(4, w, 64);
+            LOAD(4, far, 64);
             PRODUCT(1, 4, 7);
-            LOAD(5, w + 16 * 64, 64);
+            LOAD(5, far + 16 * 64, 64);
             PRODUCT(3, 5, 7);
-            if (c > lo && tap < 8) settle(scratch[turn ^ 1] + tap * 4 * 32, 128, before + tap * 4 * 64, 64, 4, 1);
+            settle(&w, 2, RELU);
+            fetch(f);
         }
         finish(scratch[turn], 16 * 128, 128);
-        if (c + CHUNK >= hi) settle(scratch[turn], 128, to + (int64_t)c * 64, 64, CHUNK, 1);
+        w = (Waiting){.from = scratch[turn], .from_stride = 128, .to = to + (int64_t)c * 64, .to_stride = 64,
+                      .bias = bias, .count = CHUNK};
     }
+    settle(&w, CHUNK, RELU);
 }
 
-/* x + merge(inner) in place, and in bfloat16. */
-PART void merge(const uint8_t *weights, const uint8_t *inner, uint8_t *x, uint8_t *to, int lo, int hi, const int C)
+/* x + merge(inner), in place and in bfloat16; of the last block with the skip and all biases. */
+PART void merge(const uint8_t *weights, const uint8_t *inner, uint8_t *x, const uint8_t *skip, const float *bias,
+                uint8_t *to, int lo, int hi, const int C, const int kind)
 {
-    const float *source = 0;
-    uint8_t *target = 0;
+    Waiting w = {.count = 0};
     for (int c = lo; c < hi; c += CHUNK)
         for (int o = 0; o < C / 32; o++) {
             float *sum = (float *)x + (int64_t)c * C + 32 * o;
+            const uint8_t *pixels = inner + (int64_t)c * C * 2;
             LOAD(0, sum, C * 4);
             LOAD(1, sum + 16, C * 4);
             LOAD(2, sum + 16 * C, C * 4);
             LOAD(3, sum + 16 * C + 16, C * 4);
             for (int i = 0; i < C / 32; i++)
-                add(inner + (int64_t)c * C * 2 + i * 64, inner + (int64_t)(c + 16) * C * 2 + i * 64, C * 2,
-                    weights + (o * (C / 32) + i) * 2 * TILE);
+                add(pixels + i * 64, pixels + 16 * C * 2 + i * 64, C * 2,
+                    weights + (o * (C / 32) + i) * 2 * TILE, &w, 16, kind);
+            settle(&w, CHUNK, kind);
             finish(sum, 16 * C * 4, C * 4);
-            if (source) settle(source, C * 4, target, C * 2, CHUNK, 0);
-            source = sum;
-            target = to + (int64_t)c * C * 2 + 64 * o;
+            const int64_t place = (int64_t)c * C * 2 + 64 * o;
+            w = (Waiting){.from = sum, .from_stride = C * 4, .to = to + place, .to_stride = C * 2,
+                          .bias = bias + 32 * o, .skip = skip + place, .count = hi - c < CHUNK ? hi - c : CHUNK};
         }
-    settle(source, C * 4, target, C * 2, CHUNK, 0);
+    settle(&w, CHUNK, kind);
 }
 
-/* x + skip + bias, the group's output. */
-PART void emit(const uint8_t *x, const uint8_t *skip, const float *bias, uint8_t *to, int lo, int hi, const int C)
+static void plan_fetch(Fetch *f, const Group *g, const Band *b, int64_t t)
 {
-    for (int c = lo; c < hi; c++)
-        for (int o = 0; o < C / 32; o++) {
-            const float *sum = (const float *)x + (int64_t)c * C + 32 * o;
-            const __m512i s = _mm512_loadu_si512(skip + ((int64_t)c * C + 32 * o) * 2);
-            const __m512 low = (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_castsi512_si256(s)), 16);
-            const __m512 high = (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(s, 1)), 16);
-            const __m512 a = _mm512_add_ps(_mm512_add_ps(_mm512_loadu_ps(sum), low), _mm512_loadu_ps(bias + 32 * o));
-            const __m512 e =
-                _mm512_add_ps(_mm512_add_ps(_mm512_loadu_ps(sum + 16), high), _mm512_loadu_ps(bias + 32 * o + 16));
-            _mm512_storeu_si512(to + ((int64_t)(c - lo) * C + 32 * o) * 2, narrow(a, e));
-        }
+    const int64_t pixel = g->channels * 2, lines = b->columns * pixel / 64;
+    int64_t total = 0;
+    f->count = 0;
+#define ADD(rows, y, column, n) \
+    (f->at[f->count] = row_of(rows, y) + (column) * pixel, f->lines[f->count++] = (n), total += (n))
+    if (t - 2 * g->blocks >= 0) ADD(&g->out, t - 2 * g->blocks, b->left, (b->right - b->left) * pixel / 64);
+    if (g->kind == DOWN) {
+        ADD(&g->below, 2 * t, 2 * b->origin, 2 * lines);
+        ADD(&g->below, 2 * t + 1, 2 * b->origin, 2 * lines);
+    } else if (g->kind == FUSE) {
+        for (int part = 0; part < g->parts; part++) ADD(&g->part[part], t, b->origin, lines);
+        if (t % 2 == 0) ADD(&g->below, t / 2, b->origin / 2, lines / 2 + 1);
+    }
+#undef ADD
+    const int64_t taps = 9 * (b->columns / CHUNK + 1) * g->blocks * (g->channels == 64 ? 2 : 1);
+    f->rate = (int)(total / taps) + 1;
 }
 
 PART void run(const Group *g, Band *b, int64_t first, int64_t end, const int C)
 {
     const int n = g->blocks, slots = 2 * n + 1;
-    const int64_t joining = g->kind == HEAD   ? (9 * g->samples + 1) * C * 4
-                            : g->kind == DOWN ? 4 * EXPAND(C) + C * 4
-                                              : (4 + g->parts) * EXPAND(C) + C * 4;
+    const int64_t joining = g->kind == HEAD ? 9 * g->samples * C * 4 : (4 + g->parts) * EXPAND(C);
     const uint8_t *blocks = g->weights + joining;
     const float *bias = (const float *)(blocks + n * BLOCK(C));
     const int64_t until = end == g->height ? end + 2 * n : end;
     for (int64_t t = first; t < until; t++) {
+        Fetch f = {.count = 0};
+        if (t + 1 < end) plan_fetch(&f, g, b, t + 1);
         if (t < g->height) {
             uint8_t *x = b->x + t % slots * b->x_row, *skip = b->skip + t % slots * b->bf_row;
-            if (g->kind == HEAD)
+            if (g->kind == HEAD) {
                 head(g, b, t, (float *)x, C);
-            else if (g->kind == DOWN)
-                down(g, b, t, (float *)x, C);
+                for (int c = 0; c < b->columns; c += CHUNK)
+                    for (int o = 0; o < C / 32; o++) {
+                        Waiting w = joined((float *)x, skip, c, o, C);
+                        settle(&w, CHUNK, PLAIN);
+                    }
+            } else if (g->kind == DOWN)
+                down(g, b, t, (float *)x, skip, C);
             else
-                fuse(g, b, t, (float *)x, C);
-            for (int c = 0; c < b->columns; c += CHUNK)
-                for (int o = 0; o < C / 32; o++)
-                    settle((float *)x + c * C + 32 * o, C * 4, skip + c * C * 2 + 64 * o, C * 2, CHUNK, 0);
+                fuse(g, b, t, (float *)x, skip, C);
             expand(g, b, blocks, 0, t, skip, 0, b->columns, C);
         }
         for (int k = 0; k < n; k++) {
@@ -418,17 +487,19 @@ PART void run(const Group *g, Band *b, int64_t first, int64_t end, const int C)
                 wide[i] = w < 0 || w >= g->height ? b->zeros : b->wide + (k * WIDE + w % WIDE) * b->ring_row;
             }
             if (C == 64) {
-                around(near_, 1, taps, offset, b->inner, C * 2, lo, hi);
-                around(wide, 2, taps + 18 * TILE, offset + 32, b->inner + 64, C * 2, lo, hi);
+                around(near_, 1, taps, offset, b->inner, C * 2, lo, hi, &f);
+                around(wide, 2, taps + 18 * TILE, offset + 32, b->inner + 64, C * 2, lo, hi, &f);
             } else
-                around_both(near_, wide, taps, offset, b->inner, lo, hi);
+                around_both(near_, wide, taps, offset, b->inner, lo, hi, &f);
             uint8_t *x = b->x + r % slots * b->x_row;
-            merge(weights + EXPAND(C), b->inner, x, b->narrow, lo, hi, C);
-            if (k + 1 < n)
+            const uint8_t *skip = b->skip + r % slots * b->bf_row;
+            if (k + 1 < n) {
+                merge(weights + EXPAND(C), b->inner, x, skip, bias, b->narrow, lo, hi, C, PLAIN);
                 expand(g, b, weights + BLOCK(C), k + 1, r, b->narrow, lo, hi, C);
-            else
-                emit(x, b->skip + r % slots * b->bf_row, bias,
-                     (uint8_t *)row_of(&g->out, r) + (int64_t)b->left * C * 2, lo, hi, C);
+            } else {
+                uint8_t *to = (uint8_t *)row_of(&g->out, r) + (int64_t)b->origin * C * 2;
+                merge(weights + EXPAND(C), b->inner, x, skip, bias, to, lo, hi, C, LAST);
+            }
         }
     }
 }

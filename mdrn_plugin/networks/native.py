@@ -31,7 +31,7 @@ _SWITCH = "MDRN_KERNEL"  # "off" leaves the kernel alone
 # Columns beside a ring's rows: one for the last 3x3, and what groups of 32 or 64 pixels read too many.
 _LEFT, _RIGHT = 2, 66
 # Rows of the picture per sweep: fewer mean that the state of a band is fetched for less work.
-_SWEEP = 32
+_SWEEP = 64
 # Columns that a group of blocks computes at a time at most, by its number of blocks: its rows fill
 # about half of a second-level cache of 2 MiB.
 _BAND = 256
@@ -351,21 +351,22 @@ def _pack_group(network: FoldedMDRN, i: int, j: int) -> Tensor:
     down: Any
     fusion: Any
     blocks: Any
+    bias: Any
     if j > 0:
         up, fusion = network.rise[name], network.fusion[name]
         parts = [_tiles(up.weight[:, :, dy, dx].t()) for dy in (0, 1) for dx in (0, 1)]
         parts += [_tiles(c.weight[:, :, 0, 0]) for c in fusion]
-        parts.append(_bytes(up.bias))
+        bias = up.bias
     elif i > 0:
         down = network.down[name]
         taps = torch.stack([_tiles_by_output(down.weight[:, :, dy, dx]) for dy in (0, 1) for dx in (0, 1)], 1)
-        parts = [_bytes(taps), _bytes(down.bias)]
+        parts, bias = [_bytes(taps)], down.bias
     else:
         head = network.head
-        assert head.bias is not None
-        parts = [_bytes(head.weight.permute(2, 3, 1, 0)), _bytes(head.bias)]
-    # What a block adds with its last bias goes on as a constant into the next blocks' first one.
-    offset = torch.zeros_like(network.tail.weight[0, :, 0, 0], dtype=torch.float64)
+        parts, bias = [_bytes(head.weight.permute(2, 3, 1, 0))], head.bias
+    # The running sum goes without biases: they are a constant in the biases of the blocks' first layers
+    # and of what comes out, where the group's input counts a second time.
+    offset = bias.double()
     blocks = network.blocks[name]
     for block in blocks:
         expand = torch.cat([block.expand_near.weight, block.expand_wide.weight])[:, :, 0, 0]
@@ -374,8 +375,8 @@ def _pack_group(network: FoldedMDRN, i: int, j: int) -> Tensor:
         parts += [_tiles(expand), _tiles(merge), *_around(block.near.weight, block.wide.weight)]
         parts.append(_bytes((expand_bias.double() + expand.double() @ offset).float()))
         parts.append(_bytes(torch.cat([block.near.bias, block.wide.bias])))
-        offset += block.merge_near.bias.double()
-    parts.append(_bytes(offset.float()))
+        offset = offset + block.merge_near.bias.double()
+    parts.append(_bytes((offset + bias.double()).float()))
     return torch.cat(parts)
 
 
