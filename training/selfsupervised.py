@@ -46,7 +46,7 @@ from mdrn_plugin.networks.dbsn import (
 from mdrn_plugin.networks.mdrn import MDRN, STRIDE, exact_halo
 
 from .data import dihedral
-from .loop import choose_steps, rate_at
+from .loop import rate_at
 from .optim import MuonAdam
 
 if TYPE_CHECKING:
@@ -58,10 +58,11 @@ if TYPE_CHECKING:
     _Plane = NDArray[np.float32]
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-_PROBE = (2, 8)  # steps that are timed to turn minutes into a number of steps
-_SHARES = {"mean": 0.4, "noise": 0.2, "student": 0.4}
+_WARM_UP = 20  # steps
+_SHARES = {"mean": 0.5, "noise": 0.3, "student": 0.2}
 _CHECKS = 10  # evaluations on the held-back parts per stage
 _SAVE_EVERY = 180.0  # s
+_DENOISED = 12_000_000  # px of Bayes results that the student learns from at most: about a minute
 _SURE_STEP = 1e-3  # of the Monte Carlo divergence, white = 1
 
 Progress = Callable[[str, int, int], None]
@@ -76,7 +77,9 @@ class SelfOptions:
     name : str
         Of the new model: small letters, digits, ``.``, ``_``, ``-``.
     minutes : float
-        For all stages together; `steps` fixes their numbers of steps instead.
+        For all stages together: the learning rate falls with the time that has passed, so a machine
+        that others slow down ends in time too. `steps` fixes numbers of steps instead, and what is
+        learnt is then a function of pictures, options and seed alone.
     channels, blocks : int
         Of the blind-spot network. 96 and 8 are the paper's, far too slow without a GPU.
     """
@@ -146,7 +149,8 @@ def learn(
     clean : sequence of ndarray, optional
         Clean pictures like the noisy ones, same form; without them the Bayes results serve.
     progress : callable, optional
-        Called with (stage, step, steps).
+        Called after every step with (stage, step, steps); what it raises ends the run, which goes on
+        later from its last state.
 
     Raises
     ------
@@ -158,7 +162,9 @@ def learn(
     inputs = _digest(sigma, init, planes, clean)
     data = _Data([torch.from_numpy(np.ascontiguousarray(p, np.float32)) for p in planes], options)
     log = _Log(folder, progress)
-    dbsn = DBSN(planes[0].shape[0], options.channels, options.blocks).to(device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        dbsn = DBSN(planes[0].shape[0], options.channels, options.blocks).to(device)
     dbsn.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     dbsn.start_noise_at(sigma)
     outer = ("head", "tail", "mean_net", "noise_net")
@@ -191,6 +197,7 @@ def learn(
     with torch.no_grad():
         found = [dbsn(x).noise_covariance for x in data.held(device)]
         level = float(torch.stack([f.diagonal(dim1=-2, dim2=-1).mean() for f in found]).mean().sqrt())
+    data.keep(_DENOISED)
     denoised = [bayes(dbsn, x.to(device), level, options.bf16).cpu() for x in data.planes]
     for k in range(min(3, len(denoised))):
         _preview(folder / f"preview-{k}.png", data.planes[k], denoised[k])
@@ -312,6 +319,13 @@ class _Data:
                 :1
             ]
             self.planes = [p[:, : p.shape[1] - r] for p, r in zip(usable, keep, strict=True)]
+        self.keep(sum(p[0].numel() for p in self.planes))
+
+    def keep(self, pixels: int) -> None:
+        """Learn from now on from at most so many pixels, of planes far apart; one is always kept."""
+        share = min(1.0, pixels / sum(p[0].numel() for p in self.planes))
+        count = max(1, int(share * len(self.planes)))
+        self.planes = [self.planes[k * len(self.planes) // count] for k in range(count)]
         sizes = np.array([p[0].numel() for p in self.planes], float)
         self._probability = sizes / sizes.sum()
 
@@ -378,41 +392,41 @@ class _Stage:
         """Train to the end of the stage; the network then has the best weights seen."""
         file = folder / f"{self.name}.safetensors"
         identity = json.dumps([dataclasses.asdict(options), self.inputs])
-        step, total, champion = 0, 0, _copy(self.network)
+        step, spent, champion = 0, 0.0, _copy(self.network)
         if file.is_file():
             with safe_open(file, "pt") as state:
                 meta = json.loads(state.metadata()["progress"])
             if meta["identity"] == identity:
-                step, total, best = meta["step"], meta["total"], meta["best"]
+                step, spent, best = meta["step"], meta["spent"], meta["best"]
                 champion = self._restore(load_file(file))
-        if options.steps is not None:
-            total = options.steps[list(_SHARES).index(self.name)]
-        warm_up = 20
-        began = saved = time.monotonic()
+        budget = 60 * options.minutes * _SHARES[self.name]
+        fixed = options.steps[list(_SHARES).index(self.name)] if options.steps is not None else 0
+        total = fixed or _steps_in(budget, spent, step)
+        began, saved = time.monotonic() - spent, time.monotonic()
+        checks = step * _CHECKS // total
         kind = torch.device(options.device).type
-        while total == 0 or step < total:
-            if total == 0 and step == _PROBE[0]:
-                began = time.monotonic()
-            if total == 0 and step == _PROBE[1]:
-                each = (time.monotonic() - began) / (_PROBE[1] - _PROBE[0])
-                total = choose_steps(options.minutes * _SHARES[self.name], each, warm_up)
+        while step < total:
             with torch.autocast(kind, torch.bfloat16, enabled=options.bf16):
                 loss = self.loss(step)
             value = float(loss.detach())
             if math.isfinite(value):
                 loss.backward()  # type: ignore[no-untyped-call]
-                factor = rate_at(step, total or 10**9, warm_up)
+                factor = rate_at(step, total, _WARM_UP)
                 self.optimizer.step(self.rates[0] * factor, self.rates[1] * factor)
             step += 1
-            last = step == total
-            if last or (total and step % max(1, total // _CHECKS) == 0):
+            spent = time.monotonic() - began
+            total = fixed or _steps_in(budget, spent, step)
+            log.step(self.name, step, total)
+            if step * _CHECKS // total > checks:
+                checks = step * _CHECKS // total
                 with torch.no_grad():
                     score = self.score()
-                log.line(self.name, step, total, loss=value, score=score)
+                taken = {"seconds": round(spent, 1), "cpu_seconds": round(time.process_time(), 1)}
+                log.line(self.name, step, total, loss=value, score=score, **taken)
                 if score < best:
                     best, champion = score, _copy(self.network)
-            if last or time.monotonic() - saved > _SAVE_EVERY:
-                progress = {"step": step, "total": total, "best": best, "identity": identity}
+            if step == total or time.monotonic() - saved > _SAVE_EVERY:
+                progress = {"step": step, "spent": spent, "best": best, "identity": identity}
                 self._save(file, champion, progress)
                 saved = time.monotonic()
         self.network.load_state_dict(champion)
@@ -442,13 +456,15 @@ class _Log:
         self._file = folder / "log.jsonl"
         self._progress = progress
 
+    def step(self, stage: str, step: int, total: int) -> None:
+        if self._progress is not None:
+            self._progress(stage, step, total)
+
     def line(self, stage: str, step: int, total: int, **values: float) -> None:
         with self._file.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"stage": stage, "step": step, **values}) + "\n")
         shown = ", ".join(f"{k} {v:.5g}" for k, v in values.items())
         print(f"{stage} {step}/{total}: {shown}", file=sys.stderr, flush=True)
-        if self._progress is not None:
-            self._progress(stage, step, total)
 
 
 def _digest(sigma: float, init: dict[str, Tensor], planes: Sequence[_Plane], clean: Sequence[_Plane]) -> str:
@@ -460,6 +476,13 @@ def _digest(sigma: float, init: dict[str, Tensor], planes: Sequence[_Plane], cle
             digest.update(f"{plane.shape}".encode())
             digest.update(np.ascontiguousarray(plane, np.float32).data)
     return digest.hexdigest()
+
+
+def _steps_in(budget: float, spent: float, step: int) -> int:
+    """Return how many steps a time allows for, s, going by those done so far."""
+    if spent >= budget:
+        return max(1, step)
+    return max(step + 1, _WARM_UP + 1, int(step * budget / spent)) if step else 1_000_000
 
 
 def _copy(network: torch.nn.Module) -> dict[str, Tensor]:
@@ -521,7 +544,7 @@ def train_on(
     folder : path, optional
         Of the model; default `zoo.own_folder`. State and previews are in ``NAME.run`` in it.
     progress : callable, optional
-        Called with (stage, step, steps).
+        As of `learn`.
     **how
         Further fields of `SelfOptions`.
 

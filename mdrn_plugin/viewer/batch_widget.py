@@ -80,9 +80,9 @@ class Errand:
         words += ["--pattern", self.pattern] if self.pattern != "*" else []
         words += ["--overwrite"] if self.overwrite else []
         wishes, plain = dataclasses.asdict(self.options), _plain_options()
-        for name in ("noise", "quality", "device", "threads", "strength"):
+        for name in ("noise", "noise_model", "quality", "model", "device", "threads", "strength"):
             if wishes[name] != plain[name]:
-                words += [f"--{name}", str(wishes[name])]
+                words += [f"--{name.replace('_', '-')}", str(wishes[name])]
         return [*words, *(["--"] if self.folder.startswith("-") else []), self.folder]
 
 

@@ -204,8 +204,9 @@ class DenoiseWidget(Container):
         self._enable()
 
     def reset_choices(self, *_: object) -> None:
-        """Take the layers anew; napari calls this."""
+        """Take layers and models anew; napari calls this."""
         self._refresh_choices()
+        self.form.refresh()
 
     def wishes(self) -> Options:
         """Return what the panel says."""

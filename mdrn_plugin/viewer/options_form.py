@@ -9,7 +9,8 @@ from magicgui.widgets import ComboBox, Container, FloatSpinBox, Label, Widget
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QComboBox, QLabel, QSizePolicy
 
-from mdrn_plugin.plan import QUALITIES, Options
+from mdrn_plugin.errors import MdrnError
+from mdrn_plugin.plan import QUALITIES, Options, is_for_raw
 
 if TYPE_CHECKING:
     from mdrn_plugin.viewer.preferences import Preferences
@@ -17,6 +18,13 @@ if TYPE_CHECKING:
 _LABEL_PX = 72
 
 _NOISE = [("measure it", "auto"), ("given, of 255", ""), ("given, in pixel values", "dn")]
+_KINDS = [
+    ("find out", "auto"),
+    ("the same everywhere", "gaussian"),
+    ("grows with the signal", "poisson-gaussian"),
+    ("alike in neighbours", "correlated"),
+]
+_BY_NOISE = ("fits noise and quality", "")
 
 
 class OptionsForm:
@@ -42,6 +50,16 @@ class OptionsForm:
             label="Level", value=25, min=0, max=1e9, step=1, tooltip="Standard deviation of the noise"
         )
         self.level.visible = False
+        self.kind = ComboBox(
+            label="Kind",
+            choices=_KINDS,
+            tooltip="What the noise is like: found out, or what you know of your instrument",
+        )
+        self.model = ComboBox(
+            label="Model",
+            choices=_models,
+            tooltip="A model by name, such as one that you trained on your own images",
+        )
         self.quality = ComboBox(
             label="Quality",
             choices=list(QUALITIES),
@@ -56,15 +74,19 @@ class OptionsForm:
             step=0.1,
             tooltip="0 keeps the image, 1 the result",
         )
-        self.rows = [self.noise, self.level, self.quality, self.strength]
+        self.rows = [self.noise, self.level, self.kind, self.quality, self.model, self.strength]
         for row in self.rows:
             row.changed.connect(self._on_change)
-        for box in (self.noise, self.quality):
+        for box in (self.noise, self.kind, self.quality, self.model):
             narrow(box)
 
     def _on_change(self, _: object) -> None:
         self.level.visible = self.noise.value != "auto"
         self._changed()
+
+    def refresh(self) -> None:
+        """Look for new models of the user's own."""
+        self.model.reset_choices()
 
     def options(self) -> Options:
         """Return what the rows say.
@@ -77,11 +99,25 @@ class OptionsForm:
         kind = str(self.noise.value)
         return Options(
             noise=kind if kind == "auto" else f"{self.level.value:g}{kind}",
+            noise_model=str(self.kind.value),
             quality=str(self.quality.value),
+            model=str(self.model.value) or None,
             strength=round(float(self.strength.value), 3),
             device=self._preferences.device,
             threads=self._preferences.threads,
         )
+
+
+def _models(_: object = None) -> list[tuple[str, str]]:
+    """Return the choices of models: shipped ones for pictures, then the user's own."""
+    from mdrn_plugin.zoo import available, shipped
+
+    try:
+        zoo = available()
+    except MdrnError:  # said where the plan is made
+        zoo = shipped()
+    names = [d.name for d in zoo.all() if not is_for_raw(d)]
+    return [_BY_NOISE, *((name, name) for name in names)]
 
 
 def narrow(box: ComboBox) -> None:

@@ -50,7 +50,7 @@ class Finding:
     """What is known of a layer before anything is done."""
 
     source: Source
-    noise: str  # the wish that `profiles` answer
+    wish: tuple[str, str]  # noise and noise model that `profiles` answer
     picture: Picture
     profiles: tuple[NoiseProfile, ...]
     plan: Plan
@@ -70,13 +70,14 @@ def examine(source: Source, options: Options, known: Finding | None, stop: Stop)
     same = known is not None and known.source.pixels is source.pixels and known.source.axes == source.axes
     picture = known.picture if known is not None and same else layers.as_picture(source)
     _leave_if(stop)
-    if known is not None and same and known.noise == options.noise:
+    wish = options.noise, options.noise_model
+    if known is not None and same and known.wish == wish:
         profiles = known.profiles
     else:
         profiles = measure(picture, options)
     _leave_if(stop)
     plan = make_plan(picture, profiles, options)
-    return Finding(source, options.noise, picture, profiles, plan, in_words(picture, profiles, plan))
+    return Finding(source, wish, picture, profiles, plan, in_words(picture, profiles, plan))
 
 
 def in_words(picture: Picture, profiles: tuple[NoiseProfile, ...], plan: Plan) -> str:
@@ -93,6 +94,8 @@ def in_words(picture: Picture, profiles: tuple[NoiseProfile, ...], plan: Plan) -
         lines.append(where + (found if where else found[:1].upper() + found[1:]))
         model = step.model if step.model else "no model"
         lines.append(f"{model}: {step.reason}")
+        if step.route:
+            lines.append(step.route[:1].upper() + step.route[1:])
     # A doubt of the estimate is part of its description already.
     doubts = {p.doubt for p in profiles}
     lines += [f"Note: {note}" for note in plan.notes if note not in doubts]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,72 @@ def test_train_on_again_goes_on_from_what_is_done(noisy: list[Path], tmp_path: P
     again = train_on(noisy, "mine", folder=tmp_path, **QUICK)
     assert (tmp_path / "mine.run/log.jsonl").read_text().splitlines() == lines  # nothing was trained
     assert all(torch.equal(first.weights[k], again.weights[k]) for k in first.weights)
+
+
+def test_minutes_are_kept_when_the_machine_slows_down(
+    noisy: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, each = 0.0, 0.2
+    rates: list[float] = []
+
+    def clock() -> float:
+        nonlocal now
+        now += each
+        return now
+
+    class Recording(selfsupervised.MuonAdam):
+        def step(self, muon_rate: float, adam_rate: float) -> None:
+            nonlocal each
+            each = 0.2 if now < 10 else 0.6
+            rates.append(muon_rate)
+            super().step(muon_rate, adam_rate)
+
+    monkeypatch.setattr(selfsupervised, "MuonAdam", Recording)
+    monkeypatch.setattr(selfsupervised.time, "monotonic", clock)
+    train_on(noisy, "mine", folder=tmp_path, minutes=0.5, **(QUICK | {"steps": None}))
+    lines = [json.loads(line) for line in (tmp_path / "mine.run/log.jsonl").read_text().splitlines()]
+    ends = {line["stage"]: line for line in lines}
+    assert ends["mean"]["seconds"] == pytest.approx(15, abs=2)
+    assert ends["noise"]["seconds"] == pytest.approx(9, abs=2)
+    assert ends["student"]["seconds"] >= 6
+    mean = rates[: ends["mean"]["step"]]
+    assert max(mean) == 0.02
+    assert mean[-1] < 0.004  # as low as if the speed had been known
+
+
+def test_run_that_was_broken_off_goes_on(
+    noisy: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train_on(noisy, "whole", folder=tmp_path, **QUICK)
+    monkeypatch.setattr(selfsupervised, "_SAVE_EVERY", -1.0)
+
+    def stop(stage: str, step: int, _: int) -> None:
+        if (stage, step) == ("noise", 2):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_on(noisy, "mine", folder=tmp_path, progress=stop, **QUICK)
+    seen: list[tuple[str, int, int]] = []
+    mine = train_on(noisy, "mine", folder=tmp_path, progress=lambda *a: seen.append(a), **QUICK)
+    assert seen[0] == ("noise", 2, 2)  # step 1 was saved
+    assert mine.sure_after == whole.sure_after
+    assert all(torch.equal(whole.weights[k], mine.weights[k]) for k in whole.weights)
+
+
+def test_many_pictures_are_denoised_only_as_far_as_the_student_needs(
+    noisy: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    def count(network: DBSN, x: torch.Tensor, *rest: Any) -> torch.Tensor:
+        sizes.append(x[0].numel())
+        return x
+
+    monkeypatch.setattr(selfsupervised, "bayes", count)
+    monkeypatch.setattr(selfsupervised, "_DENOISED", 2 * 128 * 128)
+    monkeypatch.setattr(selfsupervised, "sure", lambda *_: 1.0)
+    train_on(noisy, "mine", folder=tmp_path, **QUICK)
+    assert len(sizes) == 2
 
 
 def test_train_on_other_pictures_under_the_same_name_begins_anew(noisy: list[Path], tmp_path: Path) -> None:

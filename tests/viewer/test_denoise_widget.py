@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import threading
 import time
 from pathlib import Path
@@ -188,6 +189,36 @@ def test_line_says_noise_and_model_and_follows_layer_and_options(viewer: Any, wa
     viewer.layers["one"].data = noisy(64, 64, sigma=10)
     widget.form.noise.value = "auto"
     assert wait(lambda: widget._finding and widget._finding.picture.shape == (64, 64))
+
+
+def test_kind_and_model_of_ones_own_can_be_chosen(
+    viewer: Any, wait: Wait, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from mdrn_plugin.zoo import shipped
+
+    monkeypatch.setenv("MDRN_MODELS", str(tmp_path))
+    rng = np.random.default_rng(0)
+    clean = noisy(192, 192, sigma=0, dtype=np.float64) / 8
+    viewer.add_image((16 * rng.poisson(clean)).astype(np.uint16), name="photons")
+    widget = _panel(viewer)
+    assert wait(lambda: "stabilised" in widget.finding.value), widget.finding.value
+    assert "grows with the signal (variance" in widget.finding.value
+    widget.form.kind.value = "gaussian"
+    assert wait(lambda: "stabilised" not in widget.finding.value and "mdrn-" in widget.finding.value)
+    offered = list(widget.form.model.choices)
+    assert offered[0] == ""
+    assert not [name for name in offered if "raw" in name]
+    source = shipped().folder / shipped().get("mdrn-2b-gray-0-90").file
+    (tmp_path / source.name).write_bytes(source.read_bytes())
+    manifest = json.loads((shipped().folder / "manifest.json").read_text(encoding="utf-8"))
+    own = next(m for m in manifest["models"] if m["name"] == "mdrn-2b-gray-0-90") | {"name": "my-own"}
+    (tmp_path / "manifest.json").write_text(json.dumps({"format": 1, "models": [own]}), encoding="utf-8")
+    widget.reset_choices()
+    assert [*offered, "my-own"] == list(widget.form.model.choices)
+    widget.form.model.value = "my-own"
+    assert wait(lambda: "my-own: chosen by the user" in widget.finding.value), widget.finding.value
+    _run(widget, wait)
+    assert viewer.layers[-1].metadata["mdrn"]["options"]["model"] == "my-own"
 
 
 def test_only_images_are_offered(viewer: Any, wait: Wait) -> None:

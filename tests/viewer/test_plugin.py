@@ -125,16 +125,6 @@ def test_widgets_open_from_the_menu_of_plugins(viewer: Any, wait: Wait) -> None:
 
 
 @pytest.mark.viewer
-def test_train_panel_is_disabled_with_a_reason(viewer: Any) -> None:
-    from mdrn_plugin.viewer.train_widget import TrainWidget
-
-    widget = TrainWidget(viewer)
-    assert "Not available yet" in widget.reason.value
-    assert not widget.train.enabled
-    widget.close()
-
-
-@pytest.mark.viewer
 def test_samples_open_in_the_viewer(viewer: Any) -> None:
     for key in ("cells", "dusk"):
         viewer.open_sample("mdrn-plugin", key)
