@@ -99,16 +99,17 @@ typedef struct {
     int64_t to_stride;
     const float *bias;   /* RELU, LAST */
     const uint8_t *skip; /* LAST */
-    int count, done;     /* pixels */
+    int count;           /* LAST: pixels */
 } Waiting;
 
 enum { PLAIN, RELU, LAST };
 
-PART void settle(Waiting *w, int pixels, const int kind)
+/* Do pixels [at, at + pixels) of the 32. */
+PART void settle(const Waiting *w, const int at, const int pixels, const int kind)
 {
-    const int end = w->done + pixels < w->count ? w->done + pixels : w->count;
-    for (; w->done < end; w->done++) {
-        const float *from = (const float *)((const uint8_t *)w->from + w->done * w->from_stride);
+#pragma GCC unroll 8
+    for (int k = at; k < at + pixels; k++) {
+        const float *from = (const float *)((const uint8_t *)w->from + k * w->from_stride);
         __m512 a = _mm512_loadu_ps(from), b = _mm512_loadu_ps(from + 16);
         if (kind != PLAIN) {
             a = _mm512_add_ps(a, _mm512_loadu_ps(w->bias));
@@ -119,31 +120,40 @@ PART void settle(Waiting *w, int pixels, const int kind)
             b = _mm512_max_ps(_mm512_setzero_ps(), b);
         }
         if (kind == LAST) {
-            const __m512i both = _mm512_loadu_si512(w->skip + w->done * w->to_stride);
+            if (k >= w->count) return;
+            const __m512i both = _mm512_loadu_si512(w->skip + k * w->to_stride);
             const __m256i low = _mm512_castsi512_si256(both), high = _mm512_extracti64x4_epi64(both, 1);
             a = _mm512_add_ps(a, (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(low), 16));
             b = _mm512_add_ps(b, (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16));
         }
-        _mm512_storeu_si512(w->to + w->done * w->to_stride, narrow(a, b));
+        _mm512_storeu_si512(w->to + k * w->to_stride, narrow(a, b));
     }
 }
 
-/* Add 32 inputs of 32 pixels to 32 outputs; `weights` is two tiles. Settles `pixels` between the products. */
-PART void add(const uint8_t *first, const uint8_t *second, int64_t stride, const uint8_t *weights, Waiting *w,
-              const int pixels, const int kind)
+/* Before the first sums there are none to wait for: the same work, into a place of no use. */
+PART Waiting nothing(float place[64])
 {
+    memset(place, 0, 64 * sizeof(float));
+    return (Waiting){.from = place, .to = (uint8_t *)place, .bias = place, .skip = (uint8_t *)place};
+}
+
+/* Add 32 inputs of 32 pixels to 32 outputs; `weights` is two tiles. Settles [at, at + pixels) between. */
+PART void add(const uint8_t *first, const uint8_t *second, int64_t stride, const uint8_t *weights,
+              const Waiting *w, const int at, const int pixels, const int kind)
+{
+    const int n = pixels / 4;
     LOAD(4, first, stride);
     LOAD(6, weights, 64);
     PRODUCT(0, 4, 6);
-    settle(w, pixels / 4, kind);
+    settle(w, at, n, kind);
     LOAD(7, weights + TILE, 64);
     PRODUCT(1, 4, 7);
-    settle(w, pixels / 4, kind);
+    settle(w, at + n, n, kind);
     LOAD(5, second, stride);
     PRODUCT(2, 5, 6);
-    settle(w, pixels / 4, kind);
+    settle(w, at + 2 * n, n, kind);
     PRODUCT(3, 5, 7);
-    settle(w, pixels / 4, kind);
+    settle(w, at + 3 * n, n, kind);
 }
 
 typedef struct {
@@ -242,26 +252,29 @@ PART void head(const Group *g, const Band *b, int64_t y, float *x, const int C)
 PART Waiting joined(const float *x, uint8_t *skip, int c, int o, const int C)
 {
     return (Waiting){.from = x + c * C + 32 * o, .from_stride = C * 4, .to = skip + c * C * 2 + 64 * o,
-                     .to_stride = C * 2, .count = CHUNK};
+                     .to_stride = C * 2};
 }
 
 PART void down(const Group *g, const Band *b, int64_t y, float *x, uint8_t *skip, const int C)
 {
-    Waiting w = {.count = 0};
+    float idle[64] __attribute__((aligned(64)));
+    Waiting w = nothing(idle);
     for (int c = 0; c < b->columns; c += CHUNK)
         for (int o = 0; o < C / 32; o++) {
             clear();
+#pragma GCC unroll 4
             for (int tap = 0; tap < 4; tap++)
+#pragma GCC unroll 2
                 for (int k = 0; k < C / 32; k++) {
                     const uint8_t *from = row_of(&g->below, 2 * y + tap / 2) +
                                           ((int64_t)(b->origin + c) * 2 + tap % 2) * C * 2 + k * 64;
                     add(from, from + 16 * C * 4, C * 4,
-                        g->weights + ((o * 4 + tap) * (C / 32) + k) * 2 * TILE, &w, 8, PLAIN);
+                        g->weights + ((o * 4 + tap) * (C / 32) + k) * 2 * TILE, &w, (tap * (C / 32) + k) * (256 / C), 256 / C, PLAIN);
                 }
             finish(x + c * C + 32 * o, 16 * C * 4, C * 4);
             w = joined(x, skip, c, o, C);
         }
-    settle(&w, CHUNK, PLAIN);
+    settle(&w, 0, CHUNK, PLAIN);
 }
 
 /* Even and odd columns apart: they see the same pixel of the level below through other weights. */
@@ -269,36 +282,39 @@ PART void fuse(const Group *g, const Band *b, int64_t y, float *x, uint8_t *skip
 {
     const uint8_t *up = g->weights + (y % 2) * 2 * EXPAND(C), *parts = g->weights + 4 * EXPAND(C);
     const uint8_t *below = row_of(&g->below, y / 2) + (int64_t)(b->origin / 2) * C * 2;
-    Waiting w = {.count = 0};
+    float idle[64] __attribute__((aligned(64)));
+    Waiting w = nothing(idle);
     for (int c = 0; c < b->columns; c += CHUNK)
         for (int o = 0; o < C / 32; o++) {
             clear();
+#pragma GCC unroll 2
             for (int k = 0; k < C / 32; k++) {
+                const int n = 256 / C;
                 const uint8_t *weights = up + (o * (C / 32) + k) * 2 * TILE;
                 LOAD(4, below + c / 2 * C * 2 + k * 64, C * 2);
                 LOAD(6, weights, 64);
                 PRODUCT(0, 4, 6);
-                settle(&w, 4, PLAIN);
+                settle(&w, (4 * k + 0) * n, n, PLAIN);
                 LOAD(7, weights + TILE, 64);
                 PRODUCT(1, 4, 7);
-                settle(&w, 4, PLAIN);
+                settle(&w, (4 * k + 1) * n, n, PLAIN);
                 LOAD(6, weights + EXPAND(C), 64);
                 PRODUCT(2, 4, 6);
-                settle(&w, 4, PLAIN);
+                settle(&w, (4 * k + 2) * n, n, PLAIN);
                 LOAD(7, weights + EXPAND(C) + TILE, 64);
                 PRODUCT(3, 4, 7);
-                settle(&w, 4, PLAIN);
+                settle(&w, (4 * k + 3) * n, n, PLAIN);
             }
             for (int part = 0; part < g->parts; part++) {
                 const uint8_t *from = row_of(&g->part[part], y) + (int64_t)(b->origin + c) * C * 2;
                 for (int k = 0; k < C / 32; k++)
                     add(from + k * 64, from + C * 2 + k * 64, C * 4,
-                        parts + part * EXPAND(C) + (o * (C / 32) + k) * 2 * TILE, &w, 16, PLAIN);
+                        parts + part * EXPAND(C) + (o * (C / 32) + k) * 2 * TILE, &w, 0, 0, PLAIN);
             }
             finish(x + c * C + 32 * o, C * 4, C * 8);
             w = joined(x, skip, c, o, C);
         }
-    settle(&w, CHUNK, PLAIN);
+    settle(&w, 0, CHUNK, PLAIN);
 }
 
 /* What lies beyond the picture's right border is zero for the 3x3s. */
@@ -328,21 +344,22 @@ PART void expand(const Group *g, const Band *b, const uint8_t *weights, int k, i
     uint8_t *wide = b->wide + (k * WIDE + y % WIDE) * b->ring_row;
     uint8_t *ring[2] = {C == 64 ? b->near_ + (k * NEAR + y % NEAR) * b->ring_row : wide, wide};
     float scratch[2][CHUNK * 32] __attribute__((aligned(64)));
-    Waiting w = {.count = 0};
+    float idle[64] __attribute__((aligned(64)));
+    Waiting w = nothing(idle);
     int turn = 0, end = lo;
     for (int c = lo; c < hi; c += CHUNK, end = c)
         for (int o = 0; o < C / 32; o++, turn ^= 1) {
             const uint8_t *pixels = from + (int64_t)c * C * 2;
             clear();
+#pragma GCC unroll 2
             for (int i = 0; i < C / 32; i++)
                 add(pixels + i * 64, pixels + 16 * C * 2 + i * 64, C * 2,
-                    weights + (o * (C / 32) + i) * 2 * TILE, &w, 16, RELU);
-            settle(&w, CHUNK, RELU);
+                    weights + (o * (C / 32) + i) * 2 * TILE, &w, i * (1024 / C), 1024 / C, RELU);
             finish(scratch[turn], 16 * 128, 128);
             w = (Waiting){.from = scratch[turn], .from_stride = 128, .to = ring[o] + (int64_t)(EDGE + c) * 64,
-                          .to_stride = 64, .bias = bias + 32 * o, .count = CHUNK};
+                          .to_stride = 64, .bias = bias + 32 * o};
         }
-    settle(&w, CHUNK, RELU);
+    settle(&w, 0, CHUNK, RELU);
     for (int o = 0; o < C / 32; o++) cut_right(g, b, ring[o], end);
 }
 
@@ -351,21 +368,22 @@ PART void around(const uint8_t *const rows[3], int reach, const uint8_t *weights
                  int64_t to_stride, int lo, int hi, Fetch *f)
 {
     float scratch[2][CHUNK * 32] __attribute__((aligned(64)));
-    Waiting w = {.count = 0};
+    float idle[64] __attribute__((aligned(64)));
+    Waiting w = nothing(idle);
     int turn = 0;
     for (int c = lo; c < hi; c += CHUNK, turn ^= 1) {
         clear();
 #pragma GCC unroll 9
         for (int tap = 0; tap < 9; tap++) {
             const uint8_t *from = rows[tap / 3] + (int64_t)(EDGE + c + (tap % 3 - 1) * reach) * 64;
-            add(from, from + 16 * 64, 64, weights + tap * 2 * TILE, &w, 4, RELU);
+            add(from, from + 16 * 64, 64, weights + tap * 2 * TILE, &w, tap * 4, tap < 8 ? 4 : 0, RELU);
             fetch(f);
         }
         finish(scratch[turn], 16 * 128, 128);
         w = (Waiting){.from = scratch[turn], .from_stride = 128, .to = to + c * to_stride, .to_stride = to_stride,
-                      .bias = bias, .count = CHUNK};
+                      .bias = bias};
     }
-    settle(&w, CHUNK, RELU);
+    settle(&w, 0, CHUNK, RELU);
 }
 
 /* Both 3x3s of 16 to 16 channels, on pixels that hold both halves. */
@@ -373,7 +391,8 @@ PART void around_both(const uint8_t *const near_[3], const uint8_t *const wide[3
                       const float *bias, uint8_t *to, int lo, int hi, Fetch *f)
 {
     float scratch[2][CHUNK * 32] __attribute__((aligned(64)));
-    Waiting w = {.count = 0};
+    float idle[64] __attribute__((aligned(64)));
+    Waiting w = nothing(idle);
     int turn = 0;
     for (int c = lo; c < hi; c += CHUNK, turn ^= 1) {
         clear();
@@ -386,27 +405,28 @@ PART void around_both(const uint8_t *const near_[3], const uint8_t *const wide[3
             PRODUCT(0, 4, 6);
             LOAD(5, from + 16 * 64, 64);
             PRODUCT(2, 5, 6);
-            settle(&w, 2, RELU);
+            settle(&w, tap * 4, tap < 8 ? 2 : 0, RELU);
             LOAD(7, weights + (9 + tap) * TILE, 64);
             LOAD(4, far, 64);
             PRODUCT(1, 4, 7);
             LOAD(5, far + 16 * 64, 64);
             PRODUCT(3, 5, 7);
-            settle(&w, 2, RELU);
+            settle(&w, tap * 4 + 2, tap < 8 ? 2 : 0, RELU);
             fetch(f);
         }
         finish(scratch[turn], 16 * 128, 128);
         w = (Waiting){.from = scratch[turn], .from_stride = 128, .to = to + (int64_t)c * 64, .to_stride = 64,
-                      .bias = bias, .count = CHUNK};
+                      .bias = bias};
     }
-    settle(&w, CHUNK, RELU);
+    settle(&w, 0, CHUNK, RELU);
 }
 
 /* x + merge(inner), in place and in bfloat16; of the last block with the skip and all biases. */
 PART void merge(const uint8_t *weights, const uint8_t *inner, uint8_t *x, const uint8_t *skip, const float *bias,
                 uint8_t *to, int lo, int hi, const int C, const int kind)
 {
-    Waiting w = {.count = 0};
+    float idle[64] __attribute__((aligned(64)));
+    Waiting w = nothing(idle);
     for (int c = lo; c < hi; c += CHUNK)
         for (int o = 0; o < C / 32; o++) {
             float *sum = (float *)x + (int64_t)c * C + 32 * o;
@@ -415,16 +435,16 @@ PART void merge(const uint8_t *weights, const uint8_t *inner, uint8_t *x, const 
             LOAD(1, sum + 16, C * 4);
             LOAD(2, sum + 16 * C, C * 4);
             LOAD(3, sum + 16 * C + 16, C * 4);
+#pragma GCC unroll 2
             for (int i = 0; i < C / 32; i++)
                 add(pixels + i * 64, pixels + 16 * C * 2 + i * 64, C * 2,
-                    weights + (o * (C / 32) + i) * 2 * TILE, &w, 16, kind);
-            settle(&w, CHUNK, kind);
+                    weights + (o * (C / 32) + i) * 2 * TILE, &w, i * (1024 / C), 1024 / C, kind);
             finish(sum, 16 * C * 4, C * 4);
             const int64_t place = (int64_t)c * C * 2 + 64 * o;
             w = (Waiting){.from = sum, .from_stride = C * 4, .to = to + place, .to_stride = C * 2,
                           .bias = bias + 32 * o, .skip = skip + place, .count = hi - c < CHUNK ? hi - c : CHUNK};
         }
-    settle(&w, CHUNK, kind);
+    settle(&w, 0, CHUNK, kind);
 }
 
 static void plan_fetch(Fetch *f, const Group *g, const Band *b, int64_t t)
@@ -464,7 +484,7 @@ PART void run(const Group *g, Band *b, int64_t first, int64_t end, const int C)
                 for (int c = 0; c < b->columns; c += CHUNK)
                     for (int o = 0; o < C / 32; o++) {
                         Waiting w = joined((float *)x, skip, c, o, C);
-                        settle(&w, CHUNK, PLAIN);
+                        settle(&w, 0, CHUNK, PLAIN);
                     }
             } else if (g->kind == DOWN)
                 down(g, b, t, (float *)x, skip, C);
