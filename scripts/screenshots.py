@@ -97,13 +97,21 @@ def batch(viewer: Any, folder: Path, theme: str) -> None:
 
 
 def train(viewer: Any, folder: Path, theme: str) -> None:
-    """Show the panel that is still disabled."""
+    """Show the panel a few steps into a training."""
     from mdrn_plugin.viewer.train_widget import TrainWidget
 
-    viewer.open_sample("mdrn-plugin", "dusk")
+    viewer.open_sample("mdrn-plugin", "cells")
     widget = dock(viewer, TrainWidget(viewer), "Train on my images (MDRN)")
-    wait(lambda: False, 0.3)
-    save(widget.native, folder / f"napari-train-{theme}.png")
+    with tempfile.TemporaryDirectory() as place:
+        os.environ["MDRN_MODELS"] = place
+        widget.train.native.click()
+        wait(lambda: "step" in widget._stage)
+        wait(lambda: False, 1.5)
+        save(widget.native, folder / f"napari-train-{theme}.png")
+        widget.cancel.native.click()
+        wait(lambda: not widget._runner.busy)
+        print(widget.status.value)
+        del os.environ["MDRN_MODELS"]
     clear(viewer)
 
 

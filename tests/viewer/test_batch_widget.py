@@ -153,6 +153,10 @@ def test_batch_that_cannot_start_says_why(
             Options(noise="25", quality="best+", strength=0.5),
             ["--noise", "25", "--quality", "best+", "--strength", "0.5"],
         ),
+        (
+            Options(noise_model="correlated", model="mine"),
+            ["--noise-model", "correlated", "--model", "mine"],
+        ),
         (Options(device="cpu", threads=2), ["--device", "cpu", "--threads", "2"]),
     ],
 )
