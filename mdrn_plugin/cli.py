@@ -567,7 +567,7 @@ def export(model: str, target: Path, precision: str) -> None:
     """Write a model as an ONNX file, which runs without this program.
 
     Input "noisy" and output "denoised" are float32, N x C x H x W, white = 1; height and width are
-    multiples of the metadata entry "size_multiple". Needs the extra "export".
+    multiples of the metadata entry "size_multiple". Needs the extra "onnx".
     """
     from mdrn_plugin.export import export_onnx
     from mdrn_plugin.zoo import available
@@ -577,10 +577,26 @@ def export(model: str, target: Path, precision: str) -> None:
 
 
 @cli.command()
-def doctor() -> None:
+@click.option(
+    "--tune",
+    "tuning",
+    type=click.Choice(["measure", "clear"]),
+    is_flag=False,
+    flag_value="measure",
+    help="Measure which backend is the fastest here, for --backend auto from now on; --tune=clear forgets.",
+)
+def doctor(tuning: str | None) -> None:
     """Check this installation: versions, devices, weights, speed, extras."""
-    from mdrn_plugin.doctor import examine
+    from mdrn_plugin.doctor import examine, tune
 
+    if tuning == "measure":
+        click.echo(f"    backend      {tune().explain()}")
+        return
+    if tuning == "clear":
+        from mdrn_plugin.tuning import clear
+
+        click.echo("    backend      " + ("forgotten" if clear() else "nothing was kept"))
+        return
     healthy = True
     for topic, text, good in examine():
         healthy = healthy and good

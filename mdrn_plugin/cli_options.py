@@ -58,6 +58,14 @@ def processing_options(command: Any) -> Any:
                 show_default=True,
                 help="Arithmetic inside the network.",
             ),
+            click.option(
+                "--backend",
+                type=click.Choice(["auto", "torch", "onnxruntime"]),
+                default="auto",
+                show_default=True,
+                help="What computes: torch, or onnxruntime (CPU, fp32; extra onnx). auto is torch, unless "
+                "`mdrn-batch doctor --tune` found onnxruntime to be faster here.",
+            ),
             click.option("--tile", type=int, metavar="PX", help="Side of a tile, a multiple of 16."),
             click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads."),
             click.option(

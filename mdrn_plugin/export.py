@@ -58,7 +58,7 @@ def export_onnx(zoo: Zoo, name: str, path: str | os.PathLike[str], *, precision:
     try:
         import onnx
     except ImportError as error:
-        raise NotSupported("ONNX export needs onnx; pip install 'mdrn-plugin[export]'") from error
+        raise NotSupported("ONNX export needs onnx; pip install 'mdrn-plugin[onnx]'") from error
     from mdrn_plugin.networks.mdrn import MDRN
 
     descriptor = zoo.get(name)

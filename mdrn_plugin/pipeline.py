@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mdrn_plugin import pipeline_raw as raw
+from mdrn_plugin import tuning
 from mdrn_plugin.noise import estimate_channels, told_law, told_sigma
 from mdrn_plugin.picture import Picture, ValueRange, channel_spread
 from mdrn_plugin.plan import Facts, Machine, Options, Plan, parse_noise, resolve
@@ -217,12 +218,19 @@ def find_machine(options: Options) -> Machine:
     """Return device, precision and threads that the options mean on this computer."""
     import torch
 
+    from mdrn_plugin.engine.backends import resolve_backend
     from mdrn_plugin.engine.device import resolve_device, resolve_precision
 
+    count = options.threads or torch.get_num_threads()
     device = resolve_device(options.device)
-    return Machine(
-        device, resolve_precision(options.precision, device), options.threads or torch.get_num_threads()
-    )
+    wish = options.backend
+    if wish == "auto" and device == "cpu" and options.precision == "auto" and not options.exact:
+        measured = tuning.load(count)  # with what is the default otherwise: nothing else was compared
+        wish = measured.backend if measured else "torch"
+    backend = resolve_backend(wish, options.device, options.precision)
+    if backend != "torch":
+        return Machine("cpu", "fp32", count, backend)
+    return Machine(device, resolve_precision(options.precision, device), count)
 
 
 def provenance(plan: Plan) -> str:
@@ -239,6 +247,7 @@ def provenance(plan: Plan) -> str:
                 "noise_255": round(s.sigma_255, 2),
                 "stabilised": bool(s.curves),
                 "correlated": bool(s.spectra),
+                **({"backend": s.backend} if s.backend != "torch" else {}),
             }
             for s in plan.steps
         ],

@@ -22,6 +22,7 @@ from mdrn_plugin.plan import (
     Options,
     Plan,
     Step,
+    backend_notes,
     choose_model,
     is_for_raw,
     model_step,
@@ -92,6 +93,7 @@ def resolve_mosaic(
         route = MosaicStep("gray", mosaic, _window(step.sigma_255), chroma)
     if profile.spectra:
         notes.append("the noise is correlated: that is not made use of in mosaics")
+    notes.extend(backend_notes((step,), machine))
     kind = np.dtype(dtype)
     saturate = (0, int(np.iinfo(kind).max)) if kind.kind in "ui" else None
     return Plan(

@@ -15,6 +15,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # napari reads and writes its settings at import; tests leave the user's alone.
     folder = Path(config.rootpath) / ".pytest_cache" / "napari"
     os.environ.setdefault("NAPARI_CONFIG", str(folder / "settings.yaml"))
+    # Nor does it matter what this computer was tuned to.
+    os.environ["MDRN_CACHE"] = str(Path(config.rootpath) / ".pytest_cache" / "no-cache")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

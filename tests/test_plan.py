@@ -290,3 +290,17 @@ def test_resolve_photo_model_asked_for_is_given_any_colour_picture_unscaled() ->
     assert (step.model, step.gain, step.curves) == ("mdrn-photo-colour-0-20", 1 / 255, ())
     with pytest.raises(BadOption, match="colour pictures"):
         _photograph(Options(model="mdrn-photo-colour-0-20"), colours=1, samples_joint=False)
+
+
+def test_models_that_a_runtime_cannot_run_are_left_to_torch() -> None:
+    other = dataclasses.replace(ZOO.descriptors[0], architecture="dbsn")
+    zoo = dataclasses.replace(ZOO, descriptors=(other, *ZOO.descriptors[1:]))
+    machine = dataclasses.replace(MACHINE, backend="onnxruntime", precision="fp32")
+    facts, profiles = _facts(), (NoiseProfile((25 / 255,)),)
+    left = resolve(facts, profiles, Options(model=other.name), zoo, machine)
+    assert left.steps[0].backend == "torch"
+    assert any(other.name in note and "onnxruntime" in note for note in left.notes)
+    taken = resolve(facts, profiles, Options(model=ZOO.descriptors[0].name), ZOO, machine)
+    assert taken.steps[0].backend == "onnxruntime"
+    assert taken.steps[0].tile < left.steps[0].tile
+    assert not taken.notes

@@ -59,6 +59,7 @@ class Ledger:
         self._failed: set[str] = set()  # what failed last time
         self._begun: dict[str, dict[str, tuple[Any, ...]]] = {}  # target: run that began it, which key
         self._series: dict[str, dict[str, Any]] = {}
+        self._backends: dict[str, str] = {}  # by digest of the settings
         self._run = secrets.token_hex(8)
         self._read = 0  # bytes of the file that have been taken in
         self._guard = threading.RLock()
@@ -115,6 +116,8 @@ class Ledger:
             self._failed.add(name)
         elif event == "series":
             self._series.setdefault(name, record)  # the first holds, whoever wrote it
+        elif event == "backend":
+            self._backends.setdefault(name, record["backend"])  # likewise
 
     # --- what this run does ---------------------------------------------------------------------
 
@@ -221,6 +224,16 @@ class Ledger:
         """Decide on it, unless another run was quicker; return what holds."""
         self._append(name, None, {"event": "series", "source": os.path.abspath(source)})
         return str(self._series[name]["source"])
+
+    def backend(self, settings: str) -> str | None:
+        """Return what all runs with these settings compute with, if that was decided."""
+        self.refresh()
+        return self._backends.get(settings)
+
+    def set_backend(self, settings: str, backend: str) -> str:
+        """Decide on it, unless another run was quicker; return what holds."""
+        self._append(settings, None, {"event": "backend", "backend": backend})
+        return self._backends[settings]
 
     def close(self) -> None:
         """Close the file; claims end with it."""

@@ -287,6 +287,8 @@ class Session:
             self._start_decoder(len(jobs.jobs))
             self._ledger = Ledger(self._out)
             self._digest = self._settings.digest()
+            options = self._agree_on_backend(self._ledger)
+            self._settings = dataclasses.replace(self._settings, options=options)
         if self._settings.same_noise:
             from mdrn_plugin.batch.series import SeriesNoise
 
@@ -295,6 +297,26 @@ class Session:
                     self._ledger, self._digest, self._settings.options, self._read_picture
                 )
             self._series.add(job.source for job in jobs.jobs)
+
+    def _agree_on_backend(self, ledger: Ledger) -> Options:
+        """Return the options with the backend that the first run with these settings in this folder had.
+
+        Computers may be tuned differently; runs that share a folder, or go on with it, give the same bytes.
+        """
+        from mdrn_plugin import tuning
+
+        options = self._settings.options
+        if options.backend != "auto":
+            return options
+        own = "torch"
+        if tuning.file().exists():  # else torch need not be imported to know
+            from mdrn_plugin.pipeline import find_machine
+
+            own = find_machine(options).backend
+        agreed = ledger.backend(self._digest) or ledger.set_backend(self._digest, own)
+        if agreed != own and self._note is not None:
+            self._note(f"this folder was begun with {agreed}: going on with it")
+        return dataclasses.replace(options, backend=agreed)
 
     def _start_decoder(self, count: int) -> None:
         from mdrn_plugin.formats import isolated

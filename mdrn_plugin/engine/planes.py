@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mdrn_plugin.engine.backends import load_network
 from mdrn_plugin.engine.device import threads
 from mdrn_plugin.engine.mosaic import MosaicRoute, count_mosaic_tiles, run_mosaic
 from mdrn_plugin.engine.packed import count_packed_tiles, run_packed
@@ -149,7 +150,7 @@ def job_of(plan: Plan, step: Step, zoo: Zoo) -> Job | None:
     if step.model is None:
         return None
     return Job(
-        network=zoo.load(step.model),
+        network=load_network(zoo, step.model, step.backend, plan.threads),
         black=step.black,
         gain=step.gain,
         tile=step.tile,

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+import torch
 from PIL import Image
 
 from mdrn_plugin import pipeline
@@ -519,3 +520,42 @@ def test_run_jobs_of_a_vanished_folder_fail_cleanly(tmp_path: Path) -> None:
     assert [o.state for o in told] == ["done"]
     with pytest.raises(CannotRead):
         batch_run._fingerprint(tmp_path / "gone/b.png", "")
+
+
+def test_run_folder_is_gone_on_with_by_the_backend_it_was_begun_with(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mdrn_plugin import tuning
+    from mdrn_plugin.engine import backends
+
+    settings = Settings(Options(noise="20", quality="fast", device="cpu"), isolate=False)
+    asked: list[str] = []
+
+    def load(zoo: Any, name: str, backend: str, count: int) -> Any:
+        asked.append(backend)
+        return zoo.load(name)
+
+    monkeypatch.setattr("mdrn_plugin.engine.planes.load_network", load)
+    monkeypatch.setattr(backends, "is_installed", lambda name: True)
+    for file in sorted(folder.iterdir())[3:]:
+        file.unlink()
+    out, other = tmp_path / "out", tmp_path / "other"
+
+    def tuned(yes: bool) -> None:
+        monkeypatch.setenv("MDRN_CACHE", str(tmp_path / ("tuned" if yes else "plain")))
+
+    tuned(True)
+    tuning.save(
+        tuning.Tuning("onnxruntime", (tuning.Timing("m", {"torch": 2.0, "onnxruntime": 1.0}),)),
+        torch.get_num_threads(),
+    )
+    for first, second, where in ((False, True, out), (True, False, other)):
+        tuned(first)
+        _run(folder, where, settings)
+        (where / "01.png").unlink()
+        tuned(second)
+        notes: list[str] = []
+        ends = _run(folder, where, settings, note=notes.append)
+        assert _states(ends) == {"00.png": "skipped", "01.png": "done", "02.png": "skipped"}
+        assert any("begun with" in text for text in notes)
+    assert asked == ["torch"] * 4 + ["onnxruntime"] * 4
