@@ -4,7 +4,8 @@
 
 The floor is the time of the network's convolutions alone: each layer by itself, by the fastest of
 the operators that torch has for it, on the fastest of several tile sizes that fit into the caches,
-its operands warm. The engine is timed as `run_plane` on a whole picture, eager torch as the network
+its operands warm. The engine is timed as `run_plane` on a whole picture, in bf16 by the compiled
+kernel where it runs (its own operators are not among the floor's), eager torch as the network
 as it is trained (channels_last, same precision, whole picture, inference mode). Repetitions of all
 take turns and the least time of each counts; with one thread it is CPU time, so that a busy machine
 disturbs less.
@@ -25,6 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mdrn_plugin.engine.device import resolve_precision
 from mdrn_plugin.engine.run import Job, run_plane
 from mdrn_plugin.networks.mdrn import LEVELS, MDRN, FoldedMDRN
 from mdrn_plugin.networks.strips import Convolution
@@ -141,7 +143,8 @@ def measure(blocks: int, precision: str, size: int, threads: int, repeat: int) -
     whole = torch.from_numpy(noisy).permute(2, 0, 1)[None].to(dtype)
     out = np.empty_like(noisy)
     # The tile of the plan, the halo of the manifest: neither matters up to this size.
-    job = Job(folded, 0.0, 1.0, TILE_CPU, 48, 8, precision=precision)
+    form = resolve_precision(precision, "cpu")
+    job = Job(folded, 0.0, 1.0, TILE_CPU, 48, 8, precision=form)
     counts = layers(blocks)
     floors = dict.fromkeys(counts, float("inf"))
     engine_seconds = eager_seconds = float("inf")
@@ -160,7 +163,7 @@ def measure(blocks: int, precision: str, size: int, threads: int, repeat: int) -
         peak = 9 * 64 * 64 / layer_time(("3x3", 64, 64), dtype, now)
     return {
         "blocks": blocks,
-        "precision": precision,
+        "precision": form,
         "threads": threads,
         "floor_us_per_px": floor * 1e6,
         "engine_us_per_px": engine * 1e6,

@@ -8,7 +8,10 @@ from collections.abc import Iterator
 import torch
 
 from mdrn_plugin.errors import BadOption
+from mdrn_plugin.networks import native
 
+# The precision of plans that were made for the compiled kernel: its bytes are not those of the operators.
+KERNEL = "bf16-kernel"
 CHOICES = "auto, cpu, cuda, cuda:N, mps"
 
 
@@ -47,20 +50,24 @@ def resolve_device(wish: str) -> str:
 
 
 def resolve_precision(wish: str, device: str) -> str:
-    """Return "fp32" or "bf16".
+    """Return "fp32", "bf16" or "bf16-kernel".
 
     "auto" means bf16 where the hardware multiplies it directly (CUDA from Ampere on; CPUs with
-    AMX or AVX512-BF16), else fp32. The residual is always subtracted in fp32.
+    AMX or AVX512-BF16), else fp32. The residual is always subtracted in fp32. On CPUs where the
+    compiled kernel runs (`networks.native`), bf16 is "bf16-kernel": networks that it has no form for
+    run on torch's operators in bf16.
     """
-    if wish in ("fp32", "bf16"):
-        return wish
-    if wish != "auto":
+    if wish not in ("auto", "fp32", "bf16"):
         raise BadOption(f"precision {wish!r}: expected one of auto, fp32, bf16")
+    if wish == "fp32":
+        return wish
     if device.startswith("cuda"):
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    if device == "cpu" and _cpu_multiplies_bf16():
-        return "bf16"
-    return "fp32"
+        direct = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        direct = device == "cpu" and _cpu_multiplies_bf16()
+    if wish == "auto" and not direct:
+        return "fp32"
+    return KERNEL if device == "cpu" and native.library() is not None else "bf16"
 
 
 def _cpu_multiplies_bf16() -> bool:

@@ -15,11 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mdrn_plugin.engine.device import is_out_of_memory
+from mdrn_plugin.engine.device import KERNEL, is_out_of_memory
 from mdrn_plugin.engine.ensemble import eightfold
 from mdrn_plugin.engine.heap import HEAP
 from mdrn_plugin.engine.tiles import Tile, Window, cut
-from mdrn_plugin.errors import Cancelled, OutOfMemory
+from mdrn_plugin.errors import Cancelled, NotSupported, OutOfMemory
+from mdrn_plugin.networks import native
+from mdrn_plugin.networks.mdrn import FoldedMDRN
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -268,13 +270,26 @@ _placed: dict[tuple[int, str, str], tuple[nn.Module, nn.Module]] = {}
 
 
 def placed(network: nn.Module, device: str, precision: str) -> nn.Module:
-    """Return a copy of `network` on a device in a precision; made once and kept."""
+    """Return a copy of `network` on a device in a precision; made once and kept.
+
+    Raises
+    ------
+    NotSupported
+        The precision is that of the compiled kernel, which is not here: another would give other bytes.
+    """
     import copy
 
+    if precision == KERNEL and native.library() is None:
+        raise NotSupported(
+            f"precision {precision}: the plan was made where MDRN's compiled kernel runs, and here it does "
+            f"not ({native.why_not()}); plan again on this machine, or everywhere with --precision fp32"
+        )
     key = (id(network), device, precision)
     if key not in _placed:
-        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        dtype = torch.float32 if precision == "fp32" else torch.bfloat16
         twin = copy.deepcopy(network).set_precision(dtype)  # type: ignore[operator]
+        if isinstance(twin, FoldedMDRN) and precision != KERNEL:
+            twin.kernel = None
         twin = twin.to(device, memory_format=torch.channels_last).eval()
         _placed[key] = (network, twin)  # the original too: its id must not be used again
     return _placed[key][1]

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from mdrn_plugin.engine import run as engine
-from mdrn_plugin.engine.device import resolve_device, resolve_precision, threads
+from mdrn_plugin.engine.device import KERNEL, resolve_device, resolve_precision, threads
 from mdrn_plugin.engine.ensemble import eightfold
 from mdrn_plugin.engine.run import Job, run_plane
-from mdrn_plugin.errors import BadOption, Cancelled, OutOfMemory
-from mdrn_plugin.networks import mdrn
+from mdrn_plugin.errors import BadOption, Cancelled, NotSupported, OutOfMemory
+from mdrn_plugin.networks import mdrn, native
 from mdrn_plugin.networks.mdrn import MDRN, FoldedMDRN, exact_halo
 
 if TYPE_CHECKING:
@@ -163,6 +163,24 @@ def test_run_plane_bf16_close_to_fp32() -> None:
     assert (fp32 - bf16).std() <= 0.02 * (fp32 - noisy).std()
 
 
+@pytest.mark.skipif(native.library() is None, reason=f"no compiled kernel here: {native.why_not()}")
+def test_run_plane_by_the_kernel_has_the_same_bytes_in_any_tiles() -> None:
+    noisy = np.random.default_rng(3).random((136, 152, 1), np.float32)
+    network = _network()
+    fp32 = _run(noisy, _job(network))
+    whole = _run(noisy, _job(network, precision=KERNEL, tile=512))
+    assert (fp32 - whole).std() <= 0.01 * (fp32 - noisy).std()
+    for tile in (32, 64):
+        assert np.array_equal(_run(noisy, _job(network, precision=KERNEL, tile=tile)), whole)
+
+
+def test_plan_for_the_kernel_where_it_is_not_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its bytes are not those of the operators, and a plan gives the same bytes everywhere."""
+    monkeypatch.setattr(native, "library", lambda: None)
+    with pytest.raises(NotSupported, match="--precision fp32"):
+        _run(np.zeros((16, 16, 1), np.float32), _job(_network(), precision=KERNEL))
+
+
 @pytest.mark.parametrize(("tile", "ensemble"), [(512, 1), (48, 1), (48, 8)])
 def test_run_plane_tells_progress_as_often_as_announced(
     tile: int, ensemble: int, monkeypatch: pytest.MonkeyPatch
@@ -277,6 +295,19 @@ def test_resolve_precision_is_decided_by_hardware_not_by_timing() -> None:
     assert resolve_precision("fp32", "cpu") == "fp32"
     with pytest.raises(BadOption):
         resolve_precision("fp8", "cpu")
+
+
+def test_resolve_precision_bf16_names_the_kernel_where_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "library", lambda: object())
+    assert resolve_precision("bf16", "cpu") == KERNEL
+    assert resolve_precision("bf16", "cuda:0") == "bf16"
+    assert resolve_precision("fp32", "cpu") == "fp32"
+    monkeypatch.setattr(native, "library", lambda: None)
+    assert resolve_precision("bf16", "cpu") == "bf16"
+
+
+def test_placed_network_runs_operators_unless_the_plan_is_for_the_kernel() -> None:
+    assert engine.placed(_network(), "cpu", "bf16").kernel is None
 
 
 def test_placed_network_is_kept() -> None:
