@@ -5,8 +5,9 @@
 All networks have random weights here: only the time counts. Ours run as the engine runs them, halo
 included, in bf16 by the compiled kernel where it runs; the others on torch's fused operators, in
 whichever of several tile sizes is fastest and without halo, which favours them. "Best precision" is
-bf16 where the processor multiplies it, else fp32. Scikit-image's and OpenCV's methods and BM3D run if they are installed; their PSNR, and ours
-with the weights that ship, is measured on one synthetic picture with noise of 25/255.
+bf16 where the processor multiplies it, else fp32. Scikit-image's and OpenCV's methods and BM3D run
+if they are installed; their PSNR, and ours with the weights that ship, is measured on one synthetic
+picture with noise of 25/255.
 
 The last line, with ``--json``, is JSON: the rows, and ratios of speeds of which
 ``fast_over_ffdnet`` is one.
