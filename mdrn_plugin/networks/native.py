@@ -10,11 +10,12 @@ Shapes: C channels, H rows, W columns, S samples of a pixel as the network takes
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,13 @@ _MOST_SAMPLES = 16
 _SWITCH = "MDRN_KERNEL"  # "off" leaves the kernel alone
 # Columns beside a ring's rows: one for the last 3x3, and what groups of 32 or 64 pixels read too many.
 _LEFT, _RIGHT = 2, 66
-# Rows of the picture per sweep: fewer mean that the state of a band is fetched for less work.
+# Rows of the picture per sweep: with fewer, the rows that a band keeps are fetched for less work.
 _SWEEP = 64
-# Columns that a group of blocks computes at a time at most, by its number of blocks: its rows fill
-# about half of a second-level cache of 2 MiB.
+# Columns that a group computes at a time at most, halo included: with 2 blocks its rows fill half of a
+# second-level cache of 2 MiB. Narrower bands for 8 blocks gain nothing: their halo costs as much.
 _BAND = 256
+# Pixels of a step below which handing its bands to threads costs more than it gains: about 50 µs.
+_WORTH_THREADS = 4096
 
 
 class _Rows(ctypes.Structure):
@@ -144,7 +147,7 @@ class NativeMDRN:
         out_NHWC = torch.empty((count, height, width, samples))
         threads = torch.get_num_threads()
         schedule = schedule_of(height, self.blocks, rows or _SWEEP)
-        with ThreadPoolExecutor(threads) if threads > 1 else _Inline() as pool:
+        with ThreadPoolExecutor(threads) if threads > 1 else contextlib.nullcontext() as pool:
             for x_CHW, out_HWC in zip(x_NCHW, out_NHWC, strict=True):
                 passage = _Passage(self, x_CHW, out_HWC, schedule, threads)
                 for sweep in schedule.sweeps:
@@ -162,19 +165,6 @@ def fits(network: FoldedMDRN) -> bool:
     """Whether the kernel has the sizes of a network."""
     samples, channels = network.tail.weight.shape[:2]
     return channels in _CHANNELS and samples <= _MOST_SAMPLES and network.n_blocks > 0
-
-
-class _Inline:
-    """A pool of no threads."""
-
-    def __enter__(self) -> _Inline:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
-    def map(self, function: Callable[[int], None], bands: Iterable[int]) -> Iterator[None]:
-        return map(function, bands)
 
 
 # What a step works on: a node by (level, column), or the last convolution.
@@ -314,13 +304,18 @@ class _Passage:
         )
         self._bands[_TAIL] = self._bands[0, 0]
 
-    def sweep(self, steps: Iterable[tuple[_Node, int, int]], pool: ThreadPoolExecutor | _Inline) -> None:
+    def sweep(self, steps: Iterable[tuple[_Node, int, int]], pool: ThreadPoolExecutor | None) -> None:
         """Compute the rows of one sweep; the bands of a step share the threads of the pool."""
         for node, first, end in steps:
-            for _ in pool.map(lambda k: self._band(node, k, first, end), range(len(self._bands[node]))):  # noqa: B023
-                pass
+            bands = range(len(self._bands[node]))
+            run = functools.partial(self._band, node, first, end)
+            if pool is None or len(bands) == 1 or (end - first) * self._bands[node][-1][1] < _WORTH_THREADS:
+                for k in bands:
+                    run(k)
+            else:
+                list(pool.map(run, bands))  # a list: the errors of the threads are raised here
 
-    def _band(self, node: _Node, k: int, first: int, end: int) -> None:
+    def _band(self, node: _Node, first: int, end: int, k: int) -> None:
         left, right = self._bands[node][k]
         if node == _TAIL:
             self._library.mdrn_tail(ctypes.byref(self._tail), left, right, first, end)
