@@ -29,11 +29,12 @@ lint: $(STAMP)
 bench: $(STAMP)
 	@for part in quality speed memory; do echo "== $$part"; $(BIN)/python benchmarks/$$part.py $(ARGS) || exit 1; done
 
-# The wheel and the sdist, checked as a package index would.
+# The sdist, the wheel of this platform (with the compiled kernel, where there is a compiler) and one for all.
 build: $(STAMP)
 	$(BIN)/pip install -q -c constraints.txt build twine
 	rm -rf dist
 	$(BIN)/python -m build
+	MDRN_PURE=1 $(BIN)/python -m build --wheel
 	$(BIN)/twine check --strict dist/*
 
 $(STAMP): pyproject.toml setup.py mdrn_plugin/networks/kernel.c constraints.txt $(if $(EDITABLE),,FORCE)
