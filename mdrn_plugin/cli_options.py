@@ -77,6 +77,12 @@ def processing_options(command: Any) -> Any:
             ),
             chroma_option,
             click.option("--exact", is_flag=True, help="fp32 and the full halo: tiled equals whole."),
+            click.option(
+                "--along",
+                type=click.Choice(["Z", "T"]),
+                help="Of stacks: average denoised planes with two neighbours to each side, where they show "
+                "the same.",
+            ),
             click.option("--range", "limits", metavar="LOW,HIGH", help="The values of black and white."),
         )
     ):

@@ -150,11 +150,14 @@ def carry_out(
         As of `denoise_picture`.
     """
     from mdrn_plugin.engine.planes import run_plan
+    from mdrn_plugin.engine.stacks import average_along
     from mdrn_plugin.zoo import available
 
     began = time.perf_counter()
     pixels = np.empty(picture.shape, picture.pixels.dtype) if out is None else out
     carried_out = run_plan(picture, pixels, plan, zoo or available(), progress=progress, stop=stop)
+    if carried_out.along is not None:
+        average_along(picture, pixels, carried_out, profiles, stop)
     denoised = dataclasses.replace(picture, pixels=pixels)
     if _does_something(plan):
         denoised = raw.told_denoised(denoised, plan.strength)
@@ -201,17 +204,24 @@ def make_plan(
     """Resolve the plan of a picture; nothing is computed yet."""
     from mdrn_plugin.zoo import available
 
+    zoo, machine = zoo or available(), find_machine(options)
     if picture.mosaic is not None:
-        machine = find_machine(options)
-        return raw.plan_mosaic(picture, picture.mosaic, profiles[0], options, zoo or available(), machine)
-    facts = Facts(
-        range=picture.range,
-        dtype=np.dtype(picture.pixels.dtype).name,
-        colours=picture.colours,
-        spread=channel_spread(picture),
-        samples_joint=picture.colours == 3,
-    )
-    return resolve(facts, profiles, options, zoo or available(), find_machine(options))
+        plan = raw.plan_mosaic(picture, picture.mosaic, profiles[0], options, zoo, machine)
+    else:
+        facts = Facts(
+            range=picture.range,
+            dtype=np.dtype(picture.pixels.dtype).name,
+            colours=picture.colours,
+            spread=channel_spread(picture),
+            samples_joint=picture.colours == 3,
+        )
+        plan = resolve(facts, profiles, options, zoo, machine)
+    if options.along is None:
+        return plan
+    if picture.length(options.along) < 2:
+        note = f"no other planes along {options.along}: each is denoised by itself"
+        return dataclasses.replace(plan, notes=(*plan.notes, note))
+    return dataclasses.replace(plan, along=options.along)
 
 
 def find_machine(options: Options) -> Machine:
@@ -255,6 +265,8 @@ def provenance(plan: Plan) -> str:
         "precision": plan.precision,
         "strength": plan.strength,
     }
+    if plan.along is not None:
+        record["along"] = plan.along
     if plan.mosaic is not None:
         record["mosaic"] = plan.mosaic.kind
         record["chroma_strength"] = plan.mosaic.chroma_strength

@@ -76,6 +76,9 @@ class Options:
         The same for the colour noise of RAW mosaics; left out: as `strength`.
     exact : bool
         fp32 and the full halo: tiled equals whole to rounding.
+    along : str, optional
+        "Z" or "T": denoised planes are averaged with their neighbours on this axis, where these show
+        the same.
     """
 
     noise: str = "auto"
@@ -90,6 +93,7 @@ class Options:
     strength: float = 1.0
     chroma_strength: float | None = None
     exact: bool = False
+    along: str | None = None
 
     def __post_init__(self) -> None:
         law = parse_noise(self.noise).law
@@ -112,6 +116,10 @@ class Options:
             raise BadOption(f"tile {self.tile}: expected a multiple of 16 from 32 on, such as 256")
         if self.threads is not None and self.threads < 1:
             raise BadOption(f"threads {self.threads}: expected 1 or more")
+        if self.along not in (None, "Z", "T"):
+            raise BadOption(f"along {self.along!r}: expected Z or T")
+        if self.along is not None and self.strength != 1:
+            raise BadOption(f"along {self.along}: averages what strength {self.strength} keeps; drop one")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -218,6 +226,7 @@ class Plan:
     notes: tuple[str, ...] = ()  # worth knowing
     doubts: tuple[str, ...] = ()  # reasons not to trust the result
     mosaic: MosaicStep | None = None  # of RAW files: one step then, for the whole mosaic
+    along: str | None = None  # axis on which denoised planes are averaged with their neighbours
 
     def explain(self) -> str:
         """Return the plan in about five lines."""
@@ -242,6 +251,8 @@ class Plan:
             )
         runtimes = sorted({f", {s.backend}" for s in self.steps if s.backend != "torch"})
         lines.append(f"{self.device}, {self.precision}, {self.threads} threads" + "".join(runtimes))
+        if self.along is not None:
+            lines.append(f"planes averaged with their neighbours along {self.along} where they show the same")
         lines.extend(f"note: {note}" for note in self.notes)
         lines.extend(f"doubt: {doubt}" for doubt in self.doubts)
         return "\n".join(lines)

@@ -96,6 +96,8 @@ def prepare(
     Path
         Of ``plan.json``.
     """
+    if options.along is not None:  # a block knows no planes of other blocks
+        raise BadOption(f"{source}: is done block by block, without its neighbours; leave out --along")
     formats.check_can_hold(target, shape=(1, 1), axes="YX", dtype=np.uint8)
     folder = _work_folder(out, target)
     file = folder / "plan.json"
