@@ -63,6 +63,7 @@ _SHARES = {"mean": 0.5, "noise": 0.3, "student": 0.2}
 _CHECKS = 10  # evaluations on the held-back parts per stage
 _SAVE_EVERY = 180.0  # s
 _DENOISED = 12_000_000  # px of Bayes results that the student learns from at most: about a minute
+_GROUPS = 32  # of pixels by how sure the network is of them
 _SURE_STEP = 1e-3  # of the Monte Carlo divergence, white = 1
 
 Progress = Callable[[str, int, int], None]
@@ -105,7 +106,8 @@ class Learnt:
     weights : dict of Tensor
         The student, float32.
     sigma_255 : float
-        Learnt noise level on the scale that the network sees.
+        Noise level on the scale that the network sees: as measured before, or what is left where
+        predictions are surest if that is less.
     sure_before, sure_after, sure_teacher : float
         PSNR in dB, white = 1, estimated by SURE on the parts held back: the shipped model, the
         student, and the Bayes result that it learnt from.
@@ -194,11 +196,11 @@ def learn(
     second = _Stage("noise", dbsn, MuonAdam(named, outer), (0.004, 1e-3), noise_loss, noise_score, inputs)
     second.run(folder, options, log)
 
-    with torch.no_grad():
-        found = [dbsn(x).noise_covariance for x in data.held(device)]
-        level = float(torch.stack([f.diagonal(dim1=-2, dim2=-1).mean() for f in found]).mean().sqrt())
+    trust = calibrate(dbsn, [*data.held(device)])
+    # What is left where the prediction is surest holds all of the noise: the level cannot be above it.
+    level = min(sigma, math.sqrt(float(trust.residual[0])))
     data.keep(_DENOISED)
-    denoised = [bayes(dbsn, x.to(device), level, options.bf16).cpu() for x in data.planes]
+    denoised = [bayes(dbsn, x.to(device), level, trust, options.bf16).cpu() for x in data.planes]
     for k in range(min(3, len(denoised))):
         _preview(folder / f"preview-{k}.png", data.planes[k], denoised[k])
 
@@ -231,7 +233,7 @@ def learn(
     after = third.run(folder, options, log, best=before)
 
     def teacher(noisy: Tensor) -> Tensor:
-        return bayes(dbsn, noisy[0], level, bf16=False)[None]
+        return bayes(dbsn, noisy[0], level, trust, bf16=False)[None]
 
     return Learnt(
         {k: v.detach().cpu() for k, v in student.state_dict().items()},
@@ -243,11 +245,60 @@ def learn(
     )
 
 
-def bayes(network: DBSN, noisy_CHW: Tensor, level: float, bf16: bool = True) -> Tensor:
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Trust:
+    """How far predictions were off, measured on noisy pictures.
+
+    Attributes
+    ----------
+    spread : Tensor (K,)
+        Variance of the prediction as the network says it, increasing.
+    residual : Tensor (K,)
+        Mean squared difference of prediction and noisy pixel where it says so, not decreasing.
+    """
+
+    spread: Tensor
+    residual: Tensor
+
+
+@torch.no_grad()
+def calibrate(network: DBSN, noisy: Sequence[Tensor]) -> Trust:
+    """Measure how far the predictions are off, by how sure the network is of them.
+
+    The constrained loss keeps the variance of the prediction small: for a pixel whose residual has
+    the variance v it is least at sqrt(v s) - s with s the variance of the noise, not at v - s, and it
+    takes a part of the error of the prediction for noise. Both leave too much of the prediction in
+    the Bayes result. What the residual really has can be measured without a clean picture.
+
+    Parameters
+    ----------
+    network : DBSN
+        Of noise that is the same everywhere.
+    noisy : sequence of Tensor
+        (1, C, H, W) each, white = 1.
+    """
+    spreads, squares = [], []
+    for y in noisy:
+        prediction = network(y)
+        spread = prediction.mean_covariance.diagonal(dim1=-2, dim2=-1).permute(0, 3, 1, 2)
+        spreads.append(spread.flatten())
+        squares.append((y - prediction.mean).square().flatten())
+    spread, square = torch.cat(spreads), torch.cat(squares)
+    order = torch.argsort(spread)
+    groups = min(_GROUPS, max(1, len(order) // 1000))
+    means = [(spread[part].mean(), square[part].mean()) for part in order.tensor_split(groups)]
+    residual = torch.stack([m for _, m in means]).cummax(0).values
+    return Trust(torch.stack([m for m, _ in means]), residual)
+
+
+def bayes(
+    network: DBSN, noisy_CHW: Tensor, level: float, trust: Trust | None = None, bf16: bool = True
+) -> Tensor:
     """Return the Bayes result for a whole picture, in tiles whose margin is all that a pixel sees.
 
     `level` is the standard deviation of the noise, white = 1, taken once for all pictures: the
-    network's own average over a tile would change from tile to tile.
+    network's own average over a tile would change from tile to tile. With `trust` the variances of
+    predictions are as measured, without it as the network says.
     """
     from mdrn_plugin.engine.tiles import cut
 
@@ -260,6 +311,10 @@ def bayes(network: DBSN, noisy_CHW: Tensor, level: float, bf16: bool = True) -> 
         part = part.contiguous(memory_format=torch.channels_last)
         with torch.no_grad(), torch.autocast(part.device.type, torch.bfloat16, enabled=bf16):
             prediction = network(part)
+        if trust is not None:
+            spread = prediction.mean_covariance.diagonal(dim1=-2, dim2=-1)
+            measured = (_interpolate(spread, trust) - level**2).clamp_min(0)
+            prediction = dataclasses.replace(prediction, mean_covariance=torch.diag_embed(measured))
         result = posterior(
             part, dataclasses.replace(prediction, noise_covariance=noise.expand(1, 1, 1, -1, -1))
         )
@@ -269,6 +324,16 @@ def bayes(network: DBSN, noisy_CHW: Tensor, level: float, bf16: bool = True) -> 
             0, :, top : top + rows, left : left + columns
         ]
     return out
+
+
+def _interpolate(spread: Tensor, trust: Trust) -> Tensor:
+    """Return the residual variance at each spread; beyond the ends, that of the ends."""
+    if len(trust.spread) == 1:
+        return torch.full_like(spread, float(trust.residual[0]))
+    place = torch.searchsorted(trust.spread, spread.contiguous()).clamp(1, len(trust.spread) - 1)
+    low, high = trust.spread[place - 1], trust.spread[place]
+    share = ((spread - low) / (high - low).clamp_min(1e-20)).clamp(0, 1)
+    return torch.lerp(trust.residual[place - 1], trust.residual[place], share)
 
 
 @torch.no_grad()

@@ -64,6 +64,29 @@ def test_bayes_in_tiles_is_that_of_the_whole_picture() -> None:
     torch.testing.assert_close(bayes(network, x, level, bf16=False), whole, atol=1e-5, rtol=1e-4)
 
 
+def test_bayes_with_measured_trust_is_better_than_prediction_and_picture() -> None:
+    torch.manual_seed(0)
+    network, level = DBSN(1, channels=8, blocks=1), 0.1
+    with torch.no_grad():  # the prediction is good on the left, and the network sure of nothing
+        network.backbone.tail[-1].weight.zero_()
+        network.backbone.tail[-1].bias.fill_(0.5)
+        network.mean_net[-1].weight.mul_(0.1)
+        network.mean_net[-1].bias.fill_(1.0)
+    clean = torch.full((1, 128, 128), 0.5)
+    clean[:, :, 64:] += 0.3 * torch.randint(0, 2, (1, 128, 64)) - 0.15
+    noisy = clean + level * torch.randn(clean.shape)
+
+    def error(x: torch.Tensor) -> float:
+        return float((x - clean).square().mean())
+
+    trust = selfsupervised.calibrate(network, [noisy[None]])
+    assert torch.all(trust.residual.diff() >= 0)
+    assert torch.all(trust.spread.diff() >= 0)
+    calibrated = error(bayes(network, noisy, level, trust, bf16=False))
+    assert calibrated < 0.9 * min(error(noisy), error(torch.full_like(clean, 0.5)))
+    assert calibrated < 0.9 * error(bayes(network, noisy, level, bf16=False))
+
+
 def test_train_on_makes_a_model_that_denoises_by_name(
     noisy: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,7 +172,7 @@ def test_many_pictures_are_denoised_only_as_far_as_the_student_needs(
 ) -> None:
     sizes: list[int] = []
 
-    def count(network: DBSN, x: torch.Tensor, *rest: Any) -> torch.Tensor:
+    def count(_: DBSN, x: torch.Tensor, *__: Any) -> torch.Tensor:
         sizes.append(x[0].numel())
         return x
 

@@ -1,0 +1,214 @@
+"""Learning from noisy pictures alone: how good D-BSN and its student become, and on what curve.
+
+    python benchmarks/selfsupervised.py make FOLDER [--data DIR]
+    mdrn-train self FOLDER --name dbsn --minutes 60 --models MODELS --threads 2
+    python benchmarks/selfsupervised.py score MODELS/dbsn.run [--data DIR] [--every N]
+    python benchmarks/selfsupervised.py curve MODELS/dbsn.run STATES PNG [--data DIR]
+    python benchmarks/selfsupervised.py single FOLDER [--data DIR]
+
+``make`` writes the 400 BSDS500 pictures outside BSD68, gray, with white Gaussian noise of σ 25, as float
+TIFF; the training reads nothing else. ``score`` measures on BSD68, noise of the same law: the Bayes
+result, the level of the noise that the network finds, the student and the shipped model that it began
+as. ``curve`` draws the same over processor time on every sixth picture of BSD68, from copies of the
+run's state files (``STATES/*.safetensors``). ``single`` makes one noisy picture of 1024 x 1024 pixels
+from a training photograph, and says what methods without learning reach on it (scikit-image). DIR holds
+``bench/`` and ``train/``; default: the environment variable MDRN_DATA.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tifffile
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+import mdrn_plugin
+from mdrn_plugin.networks.dbsn import DBSN
+from mdrn_plugin.training.selfsupervised import Trust, bayes, calibrate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SIGMA = 25 / 255
+_SIDE = 1024  # px, of the single picture
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do one of the four."""
+    parser = argparse.ArgumentParser(description="Learning from noisy pictures alone")
+    parser.add_argument("--data", default=os.environ.get("MDRN_DATA"), help="default: MDRN_DATA")
+    parts = parser.add_subparsers(dest="part", required=True)
+    parts.add_parser("make").add_argument("folder", type=Path)
+    parts.add_parser("single").add_argument("folder", type=Path)
+    one = parts.add_parser("score")
+    one.add_argument("run", type=Path)
+    one.add_argument("--every", type=int, default=1, help="only every N-th picture")
+    drawn = parts.add_parser("curve")
+    for name in ("run", "states", "png"):
+        drawn.add_argument(name, type=Path)
+    chosen = parser.parse_args(arguments)
+    if chosen.data is None or not (Path(chosen.data) / "bench").is_dir():
+        print("no pictures: give --data DIR with bench/ and train/, or set MDRN_DATA", file=sys.stderr)
+        return 2
+    data = Path(chosen.data)
+    if chosen.part == "make":
+        make(data, chosen.folder)
+    elif chosen.part == "single":
+        single(data, chosen.folder)
+    elif chosen.part == "score":
+        score(data, chosen.run, chosen.every)
+    else:
+        curve(data, chosen.run, chosen.states, chosen.png)
+    return 0
+
+
+def make(data: Path, folder: Path) -> None:
+    """Write the noisy pictures to learn from."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(20201)
+    for name in ("BSDS500_train", "BSDS500_test"):
+        for path in sorted((data / "train" / name).glob("*.jpg")):
+            clean = np.asarray(Image.open(path).convert("L"), np.float32)
+            noisy = (clean + 255 * SIGMA * rng.standard_normal(clean.shape)) / 255
+            tifffile.imwrite(folder / f"{path.stem}.tif", noisy.astype(np.float32))
+
+
+def single(data: Path, folder: Path) -> None:
+    """Write ``single.tif`` and print what denoisers reach on it that learn nothing."""
+    from skimage.restoration import denoise_nl_means, denoise_tv_chambolle
+
+    folder.mkdir(parents=True, exist_ok=True)
+    clean = _single_clean(data)
+    noisy = clean + SIGMA * np.random.default_rng(_seed("single")).standard_normal(clean.shape)
+    tifffile.imwrite(folder / "single.tif", noisy.astype(np.float32))
+    print(f"noisy {_psnr(noisy, clean):.2f}")
+    for weight in (0.06, 0.08, 0.1, 0.12):
+        print(f"total variation, weight {weight}: {_psnr(denoise_tv_chambolle(noisy, weight), clean):.2f}")
+    for strength in (0.6, 0.8, 1.0):
+        out = denoise_nl_means(noisy, 5, 9, strength * SIGMA, sigma=SIGMA, fast_mode=True)
+        print(f"non-local means, h {strength} σ: {_psnr(out, clean):.2f}")
+    print(f"shipped model, blind: {_psnr(mdrn_plugin.denoise(noisy.astype(np.float32)), clean):.2f}")
+    for name in (m.name for m in mdrn_plugin.models() if m.tier == "own"):
+        print(f"{name}: {_psnr(mdrn_plugin.denoise(noisy.astype(np.float32), model=name), clean):.2f}")
+
+
+def score(data: Path, run: Path, every: int) -> None:
+    """Print PSNR on BSD68 and the level found."""
+    network, level, trust, found = _dbsn(run / "noise.safetensors", data, every)
+    rows = []
+    os.environ["MDRN_MODELS"] = str(run.parent)
+    own = run.name.removesuffix(".run")
+    there = own in [m.name for m in mdrn_plugin.models()]
+    for clean, noisy in _bsd68(data, every):
+        bayesian = bayes(network, torch.from_numpy(noisy)[None], level, trust)[0].numpy()
+        row = [_psnr(noisy, clean), _psnr(bayesian, clean), _psnr(mdrn_plugin.denoise(noisy), clean)]
+        rows.append(row + ([_psnr(mdrn_plugin.denoise(noisy, model=own), clean)] if there else []))
+    names = ("noisy", "D-BSN", "shipped, blind", "student")
+    means = np.mean(rows, axis=0)
+    print(f"BSD68, {len(rows)} pictures, σ 25")
+    print(", ".join(f"{n} {m:.2f}" for n, m in zip(names, means, strict=False)))
+    print(
+        f"level used {255 * level:.2f}, left where surest {255 * float(trust.residual[0].sqrt()):.2f}, "
+        f"CNN_est {255 * np.mean(found):.2f}"
+    )
+
+
+def curve(data: Path, run: Path, states: Path, png: Path) -> None:
+    """Draw PSNR over processor time."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    labels = {"mean": "prediction from the surroundings", "noise": "Bayes result"}
+    for stage, label in labels.items():
+        own = [line for line in lines if line["stage"] == stage]
+        steps, seconds = [x["step"] for x in own], [x["cpu_seconds"] for x in own]
+        points = []
+        for file in [*sorted(states.glob(f"{stage}-*.safetensors")), run / f"{stage}.safetensors"]:
+            with safe_open(file, "pt") as state:
+                step = json.loads(state.metadata()["progress"])["step"]
+            network, level, trust, _ = _dbsn(file, data, 6, newest=True)
+            scores = []
+            for clean, noisy in _bsd68(data, 6):
+                seen = torch.from_numpy(noisy)[None]
+                if stage == "mean":
+                    with torch.no_grad():
+                        out = network.backbone(seen[None])[0][0]
+                else:
+                    out = bayes(network, seen, level, trust)
+                scores.append(_psnr(out[0].numpy(), clean))
+            points.append((np.interp(step, steps, seconds) / 60, float(np.mean(scores))))
+            print(f"{stage} {step}: {points[-1][0]:.1f} min, {points[-1][1]:.2f} dB", flush=True)
+        points = sorted(set(points))
+        axes.plot(*zip(*points, strict=True), marker=".", label=f"{label}: {points[-1][1]:.2f} dB")
+    axes.set(xlabel="processor time, minutes", ylabel="PSNR on 12 pictures of BSD68, dB", ylim=(20, 30))
+    axes.axhline(28.88, color="0.6", linewidth=0.8, linestyle="--", label="D-BSN as published: 28.88 dB")
+    axes.legend(loc="lower right")
+    axes.grid(alpha=0.3)
+    figure.savefig(png, dpi=110)
+
+
+def _dbsn(
+    file: Path, data: Path, every: int, newest: bool = False
+) -> tuple[DBSN, float, Trust, list[float]]:
+    """Return the network of a state, the level used, its trust, and the level of CNN_est in each picture.
+
+    Level and trust as the training has them, but measured on the noisy pictures of BSD68: the level is
+    what is left where predictions are surest, or the median of the pictures' estimates if that is less.
+    """
+    kind = "weights/" if newest else "best/"
+    weights = {k.removeprefix(kind): v for k, v in load_file(file).items() if k.startswith(kind)}
+    channels = weights["backbone.head.weight"].shape[0]
+    blocks = {k.split(".")[3] for k in weights if ".wide." in k}
+    network = DBSN(1, channels, len(blocks)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.load_state_dict(weights)
+    noisy = [y for _, y in _bsd68(data, every)]
+    parts = [torch.from_numpy(y[:192, :192])[None, None] for y in noisy]
+    with torch.no_grad():
+        found = [float(network(part).noise_covariance.mean().sqrt()) for part in parts]
+    trust = calibrate(network, parts)
+    blind = float(np.median([mdrn_plugin.estimate_noise(y)[0].sigma[0] for y in noisy]))
+    return network, min(blind, float(trust.residual[0].sqrt())), trust, found
+
+
+def _bsd68(data: Path, every: int) -> list[tuple[Any, Any]]:
+    pairs = []
+    for path in sorted((data / "bench" / "BSD68").glob("*.png"))[::every]:
+        clean = np.asarray(Image.open(path).convert("L"), np.float32) / 255
+        rng = np.random.default_rng(_seed(path.stem))
+        pairs.append((clean, (clean + SIGMA * rng.standard_normal(clean.shape)).astype(np.float32)))
+    return pairs
+
+
+def _single_clean(data: Path) -> Any:
+    for path in sorted((data / "train" / "photos").glob("*.jpg")):
+        clean = np.asarray(Image.open(path).convert("L"), np.float64) / 255
+        if min(clean.shape) >= _SIDE:
+            top, left = (clean.shape[0] - _SIDE) // 2, (clean.shape[1] - _SIDE) // 2
+            return clean[top : top + _SIDE, left : left + _SIDE]
+    raise SystemExit(f"no photograph of {_SIDE} pixels a side in {data}/train/photos")
+
+
+def _seed(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"self {name}".encode()).digest()[:8], "little")
+
+
+def _psnr(a: Any, b: Any) -> float:
+    return float(-10 * np.log10(np.mean((np.asarray(a, np.float64) - b) ** 2)))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
