@@ -117,6 +117,7 @@ def photographs(
             quality=80 + 15 * torch.rand(1, generator=generator),
             plain=torch.zeros(1, dtype=torch.bool),
             subsample=True,
+            offset=(12, 12),  # as in a file: the first block begins at the first pixel of what is yielded
         )
         gain, offset = camera.draw_noise(torch.tensor([level_255]), generator, ("dnd",))
         raw = camera.unprocess(degrade.blur(x, torch.full((1, 3), LENS_PX)), cameras)

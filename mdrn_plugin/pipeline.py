@@ -18,6 +18,7 @@ import numpy as np
 from mdrn_plugin import pipeline_raw as raw
 from mdrn_plugin import tuning
 from mdrn_plugin.noise import estimate_channels, told_law, told_sigma
+from mdrn_plugin.noise.compression import was_jpeg
 from mdrn_plugin.picture import Picture, ValueRange, channel_spread
 from mdrn_plugin.plan import Facts, Machine, Options, Plan, parse_noise, resolve
 from mdrn_plugin.result import Result, check_residual, judge
@@ -166,7 +167,7 @@ def carry_out(
         check = raw.check_mosaic(picture, denoised, profiles[0], plan)
     elif _does_something(plan):
         check = check_residual(picture, denoised, profiles, plan.strength)
-    verdict, reasons = judge(check, carried_out.doubts)
+    verdict, reasons = judge(check, carried_out.doubts, blind=carried_out.blind)
     return Result(denoised, profiles, carried_out, check, verdict, reasons, time.perf_counter() - began)
 
 
@@ -214,6 +215,7 @@ def make_plan(
             colours=picture.colours,
             spread=channel_spread(picture),
             samples_joint=picture.colours == 3,
+            jpeg=picture.axes == "YXS" and was_jpeg(picture.pixels[..., : picture.colours]),
         )
         plan = resolve(facts, profiles, options, zoo, machine)
     if options.along is None:

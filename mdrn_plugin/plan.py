@@ -131,6 +131,7 @@ class Facts:
     colours: int  # samples of a pixel without alpha
     spread: tuple[tuple[float, float], ...]  # per channel: 0.1 and 99.9 % quantile, file units
     samples_joint: bool  # the samples are the R, G, B of one colour picture
+    jpeg: bool = False  # the pixels were decoded from JPEG and not resampled since
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -170,6 +171,9 @@ class Step:
         In words why it is stabilised or filled up; empty if neither.
     backend : str
         One of `BACKENDS`; what is not torch computes in fp32.
+    blind : bool
+        The model was trained on what cameras do and is not told any noise: what was measured decides
+        neither what it sees nor how its result is judged.
     """
 
     model: str | None
@@ -185,6 +189,7 @@ class Step:
     spectra: tuple[Spectrum, ...] = ()
     route: str = ""
     backend: str = "torch"
+    blind: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -227,6 +232,11 @@ class Plan:
     doubts: tuple[str, ...] = ()  # reasons not to trust the result
     mosaic: MosaicStep | None = None  # of RAW files: one step then, for the whole mosaic
     along: str | None = None  # axis on which denoised planes are averaged with their neighbours
+
+    @property
+    def blind(self) -> bool:
+        """Whether every model works without being told the noise."""
+        return all(step.blind for step in self.steps)
 
     def explain(self) -> str:
         """Return the plan in about five lines."""
@@ -337,7 +347,8 @@ def resolve(
         _step(facts, spread, profile, joint, options, zoo, machine, notes, doubts)
         for spread, profile in zip(facts.spread, profiles, strict=True)
     )
-    doubts.extend(p.doubt for p in profiles if p.doubt)
+    if not all(step.blind for step in steps):
+        doubts.extend(p.doubt for p in profiles if p.doubt)
     notes.extend(backend_notes(steps, machine))
     return Plan(
         steps=steps,
@@ -397,6 +408,7 @@ def _step(
         curves=route.curves,
         spectra=route.spectra,
         route=route.reason,
+        blind=photo is not None,
     )
 
 
@@ -494,13 +506,14 @@ def _photo_model(
 ) -> Descriptor | None:
     """Return the model for finished photographs if it is asked for, or if this looks like one.
 
-    Colour, 8 bit, and noise that hangs together from pixel to pixel: what interpolation of colours,
-    the camera's noise reduction and JPEG leave. The fast tier keeps to its own network.
+    Colour, 8 bit, and either from JPEG or with noise that hangs together from pixel to pixel: what
+    interpolation of colours, the camera's noise reduction and JPEG leave. The fast tier keeps to its
+    own network.
     """
     if options.model is not None:
         chosen = zoo.get(options.model)
         return chosen if chosen.tier == "photo" and joint and facts.samples_joint else None
-    if not joint or facts.dtype != "uint8" or not profile.spectra:
+    if not joint or facts.dtype != "uint8" or not (facts.jpeg or profile.spectra):
         return None
     if options.noise_model != "auto" or options.quality == "fast":
         return None
@@ -512,7 +525,9 @@ def _as_photo(facts: Facts, profile: NoiseProfile) -> _Route:
     unit = facts.range.white - facts.range.black
     across, down = profile.correlation
     why = ""
-    if profile.spectra:
+    if facts.jpeg:
+        why = "the pixels come from JPEG: "
+    elif profile.spectra:
         why = f"noise correlated by {across:.2f} across and {down:.2f} down in a picture of 8 bit: "
     return _Route(
         _pooled(profile.sigma) * unit,

@@ -270,6 +270,12 @@ def test_resolve_finished_photograph_goes_as_it_is_to_the_model_for_them() -> No
     assert "photograph" in step.route
 
 
+def test_resolve_jpeg_goes_to_the_model_for_photographs_whatever_its_noise() -> None:
+    step = _photograph(correlated=False, jpeg=True).steps[0]
+    assert step.model == "mdrn-photo-colour-0-20"
+    assert "JPEG" in step.route
+
+
 @pytest.mark.parametrize(
     "plan",
     [

@@ -126,6 +126,19 @@ def test_correlated_residual_is_good_where_the_noise_was_measured_so_and_only_th
     assert "structure" in _reason(_check(noisy.pixels, result.pixels))
 
 
+def test_blind_model_is_judged_by_lost_texture_and_not_by_the_amount() -> None:
+    tones = np.where(_shades() > 0.5, 3.0, 0.2)  # as JPEG leaves it: strong here, nearly gone there
+    uneven = _check(_shades() + tones * _noise(), _shades())
+    assert judge(uneven, ())[0] == "do not trust"
+    assert judge(uneven, (), blind=True) == ("good", ())
+    rng = np.random.default_rng(3)
+    coarse = rng.standard_normal((SIZE, SIZE))
+    texture = sum(np.roll(coarse, (i, j), (0, 1)) for i in range(2) for j in range(2)) / 2
+    verdict, reasons = judge(_check(_shades() + 0.05 * texture + _noise(), _shades()), (), blind=True)
+    assert verdict == "do not trust"
+    assert "texture" in reasons[0]
+
+
 def test_judge_doubts_of_the_plan_are_reasons() -> None:
     assert judge(None, ("the noise is above the models",)) == ("check", ("the noise is above the models",))
 

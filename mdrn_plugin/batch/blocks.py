@@ -438,7 +438,7 @@ def merge(
     clean = dataclasses.replace(sample_of(volume.picture, plan.windows, of=done), range=plan.range)
     works = any(step.model for step in plan.plan.steps)
     check = check_residual(noisy, clean, plan.profiles, plan.plan.strength) if works else None
-    verdict, reasons = judge(check, plan.plan.doubts)
+    verdict, reasons = judge(check, plan.plan.doubts, blind=plan.plan.blind)
     resolved = plan.plan
     if plan.note:
         resolved = dataclasses.replace(resolved, notes=(*resolved.notes, plan.note))
