@@ -13,26 +13,17 @@ taken before those that ship. ``--quick`` takes every sixth picture, cut to 256 
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import hashlib
-import math
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image
+from kodak import colour_pictures, folder_of, parser, psnr, trained
 
 import mdrn_plugin
-from mdrn_plugin.errors import MdrnError
-from mdrn_plugin.networks.registry import build
 from mdrn_plugin.training import camera, degrade
-from mdrn_plugin.training.loop import cut_to_stride, settings
-from mdrn_plugin.training.recipe import load_recipe
-from mdrn_plugin.training.zoo import find_weights
+from mdrn_plugin.training.loop import cut_to_stride
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -46,14 +37,9 @@ MODEL = "mdrn-2b-colour-photo"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description="Photographs")
-    parser.add_argument("--data", default=os.environ.get("MDRN_DATA"), help="default: MDRN_DATA")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of training runs")
-    parser.add_argument("--quick", action="store_true", help="every sixth picture, small crops")
-    chosen = parser.parse_args(arguments)
-    folder = Path(chosen.data or "") / "bench" / "Kodak24"
-    if chosen.data is None or not folder.is_dir():
-        print("no test set: give --data DIR with bench/Kodak24 in it, or set MDRN_DATA", file=sys.stderr)
+    chosen = parser("Photographs").parse_args(arguments)
+    folder = folder_of(chosen)
+    if folder is None:
         return 2
     ways = methods(chosen.runs)
     for smoothed in (False, True):
@@ -62,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("|---" * (len(ways) + 2) + "|", flush=True)
         for level in LEVELS_255:
             pairs = list(photographs(folder, level, smoothed, chosen.quick))
-            scores = [[_psnr(way(y), x) for x, y in pairs] for way in ways.values()]
+            scores = [[psnr(way(y), x) for x, y in pairs] for way in ways.values()]
             least = min(b - a for a, b in zip(scores[0], scores[-1], strict=True))
             cells = " | ".join(f"{np.mean(s):.2f}" for s in scores)
             print(f"| {level:g} | {cells} | {least:+.2f} |", flush=True)
@@ -76,15 +62,9 @@ def methods(runs: Path) -> dict[str, Callable[[Tensor], Tensor]]:
         "taken for white noise": lambda y: _pipeline(y, "gaussian"),
         "automatic": lambda y: _pipeline(y, "auto"),
     }
-    recipe = load_recipe(MODEL)
-    try:
-        weights = find_weights(MODEL, runs)
-    except MdrnError:
-        print(f"({MODEL}: not trained yet, left out)", file=sys.stderr)
+    network = trained(MODEL, runs)
+    if network is None:
         return found
-    network = build(recipe.architecture, settings(recipe))
-    network.load_state_dict(weights)
-    network.eval()
 
     def model(y: Tensor) -> Tensor:
         with torch.no_grad():
@@ -98,13 +78,7 @@ def photographs(
     folder: Path, level_255: float, smoothed: bool, quick: bool
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (truth, JPEG), shape (1, 3, H, W), 0..1, both the same at every call."""
-    for path in sorted(folder.glob("*.png"))[:: 6 if quick else 1]:
-        pixels = np.asarray(Image.open(path).convert("RGB"))
-        if quick:
-            top, left = (pixels.shape[0] - 264) // 2, (pixels.shape[1] - 264) // 2
-            pixels = pixels[top : top + 264, left : left + 264]
-        x = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
-        seed = int.from_bytes(hashlib.sha256(path.stem.encode()).digest()[:6], "little")
+    for x, seed in colour_pictures(folder, quick, 264):
         generator = torch.Generator().manual_seed(seed)
         cameras = camera.draw_cameras(1, generator)
         look = degrade.draw_look(1, generator)
@@ -129,10 +103,6 @@ def _pipeline(y: Tensor, noise_model: str) -> Tensor:
     pixels = (y[0] * 255).round().byte().permute(1, 2, 0).numpy()
     out = mdrn_plugin.denoise(pixels, axes="YXS", noise_model=noise_model)
     return torch.from_numpy(out.copy()).permute(2, 0, 1)[None].float() / 255
-
-
-def _psnr(x: Tensor, truth: Tensor) -> float:
-    return -10 * math.log10(float((x - truth).double().square().mean()))
 
 
 if __name__ == "__main__":

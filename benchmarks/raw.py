@@ -14,29 +14,21 @@ stands in the table if the package bm3d is installed.
 
 from __future__ import annotations
 
-import argparse
-import hashlib
 import math
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image
+from kodak import colour_pictures, folder_of, parser, psnr, trained
 
 import mdrn_plugin
-from mdrn_plugin.errors import MdrnError
-from mdrn_plugin.networks.registry import build
 from mdrn_plugin.noise.curve import NoiseCurve
 from mdrn_plugin.noise.stabilise import stabiliser
 from mdrn_plugin.training import camera
 from mdrn_plugin.training.degrade import std_map
-from mdrn_plugin.training.loop import settings
 from mdrn_plugin.training.mosaic import mosaic, pack, unpack
-from mdrn_plugin.training.recipe import load_recipe
-from mdrn_plugin.training.zoo import find_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -53,17 +45,13 @@ LARGE = "mwrcanet-small-raw-0-30"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description="RAW denoising")
-    parser.add_argument("--data", default=os.environ.get("MDRN_DATA"), help="default: MDRN_DATA")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of training runs")
-    parser.add_argument("--quick", action="store_true", help="every sixth picture, small crops")
-    parser.add_argument("--part", choices=("psnr", "sharpness"), action="append", help="only these")
-    chosen = parser.parse_args(arguments)
-    folder = Path(chosen.data or "") / "bench" / "Kodak24"
-    if chosen.data is None or not folder.is_dir():
-        print("no test set: give --data DIR with bench/Kodak24 in it, or set MDRN_DATA", file=sys.stderr)
+    options = parser("RAW denoising")
+    options.add_argument("--part", choices=("psnr", "sharpness"), action="append", help="only these")
+    chosen = options.parse_args(arguments)
+    folder = folder_of(chosen)
+    if folder is None:
         return 2
-    tables = {"psnr": (_psnr, ".2f", "PSNR, dB"), "sharpness": (_sharpness, ".3f", "gradients kept")}
+    tables = {"psnr": (psnr, ".2f", "PSNR, dB"), "sharpness": (_sharpness, ".3f", "gradients kept")}
     for part in chosen.part or tables:
         measure, form, what = tables[part]
         print(f"\n## {part}\n\n| method ({what}) | " + " | ".join(_head(a) for a in GAINS) + " |")
@@ -90,10 +78,10 @@ def methods(runs: Path) -> dict[str, Callable[[Tensor, float, float], Tensor]]:
     found["stabilised MDRN on the planes"] = _mdrn
     found[f"{GRAY} on the whole mosaic"] = _whole
     for name in (WIDE, LARGE):
-        network = _network(name, runs)
+        network = trained(name, runs)
         if network is not None:
             found[name] = _method(network)
-    bands = {band: _network(name, runs) for band, name in BANDS.items()}
+    bands = {band: trained(name, runs) for band, name in BANDS.items()}
     if all(bands.values()):
         found["fan-raw, the band of the noise"] = lambda y, a, b: _method(
             next(n for (low, high), n in bands.items() if low <= sigma_255(a, b) < high)
@@ -114,29 +102,11 @@ def sigma_255(gain: float, offset: float) -> float:
 
 def pictures(folder: Path, gain: float, offset: float, quick: bool) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (clean, noisy) mosaics, shape (1, 1, H, W), both the same at every call."""
-    for path in sorted(folder.glob("*.png"))[:: 6 if quick else 1]:
-        pixels = np.asarray(Image.open(path).convert("RGB"))
-        if quick:
-            top, left = (pixels.shape[0] - 256) // 2, (pixels.shape[1] - 256) // 2
-            pixels = pixels[top : top + 256, left : left + 256]
-        x = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
-        seed = int.from_bytes(hashlib.sha256(path.stem.encode()).digest()[:6], "little")
+    for x, seed in colour_pictures(folder, quick, 256):
         cameras = camera.draw_cameras(1, torch.Generator().manual_seed(seed))
         clean = mosaic(camera.unprocess(x, cameras))
         generator = torch.Generator().manual_seed(seed + round(1e6 * gain))
         yield clean, camera.add_sensor_noise(clean[0], gain, offset, generator)[None]
-
-
-def _network(name: str, runs: Path) -> torch.nn.Module | None:
-    recipe = load_recipe(name)
-    try:
-        weights = find_weights(name, runs)
-    except MdrnError:
-        print(f"({name}: not trained yet, left out)", file=sys.stderr)
-        return None
-    network = build(recipe.architecture, settings(recipe))
-    network.load_state_dict(weights)
-    return network.eval()
 
 
 def _method(network: Any) -> Callable[[Tensor, float, float], Tensor]:
@@ -169,10 +139,6 @@ def _stabilised(y: Tensor, gain: float, offset: float, denoise: Callable[[Any], 
     vst = stabiliser(NoiseCurve("line", gain, offset, span=(0.0, 1.0)))
     planes = [vst.inverse(denoise(vst.forward(plane.numpy()))) for plane in pack(y)[0]]
     return unpack(torch.from_numpy(np.stack(planes))[None].float())
-
-
-def _psnr(x: Tensor, clean: Tensor) -> float:
-    return -10 * math.log10(float((x - clean).double().square().mean()))
 
 
 def _sharpness(x: Tensor, clean: Tensor) -> float:
