@@ -3,15 +3,14 @@
     python benchmarks/selfsupervised.py make FOLDER [--data DIR]
     mdrn-train self FOLDER --name dbsn --minutes 60 --models MODELS --threads 2
     python benchmarks/selfsupervised.py score MODELS/dbsn.run [--data DIR] [--every N]
-    python benchmarks/selfsupervised.py curve MODELS/dbsn.run STATES PNG [--data DIR]
+    python benchmarks/selfsupervised.py curve MODELS/dbsn.run PNG
     python benchmarks/selfsupervised.py single FOLDER [--data DIR]
 
 ``make`` writes the 400 BSDS500 pictures outside BSD68, gray, with white Gaussian noise of σ 25, as float
 TIFF; the training reads nothing else. ``score`` measures on BSD68, noise of the same law: the Bayes
 result, the level of the noise that the network finds, the student and the shipped model that it began
-as. ``curve`` draws the same over processor time on every sixth picture of BSD68, from copies of the
-run's state files (``STATES/*.safetensors``). ``single`` makes one noisy picture of 1024 x 1024 pixels
-from a training photograph, and says what methods without learning reach on it (scikit-image). DIR holds
+as. ``curve`` draws the run's log. ``single`` makes one noisy picture of 1024 x 1024 pixels from a
+training photograph, and says what methods without learning reach on it (scikit-image). DIR holds
 ``bench/`` and ``train/``; default: the environment variable MDRN_DATA.
 """
 
@@ -29,7 +28,6 @@ import numpy as np
 import tifffile
 import torch
 from PIL import Image
-from safetensors import safe_open
 from safetensors.torch import load_file
 
 import mdrn_plugin
@@ -54,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     one.add_argument("run", type=Path)
     one.add_argument("--every", type=int, default=1, help="only every N-th picture")
     drawn = parts.add_parser("curve")
-    for name in ("run", "states", "png"):
+    for name in ("run", "png"):
         drawn.add_argument(name, type=Path)
     chosen = parser.parse_args(arguments)
     if chosen.data is None or not (Path(chosen.data) / "bench").is_dir():
@@ -68,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     elif chosen.part == "score":
         score(data, chosen.run, chosen.every)
     else:
-        curve(data, chosen.run, chosen.states, chosen.png)
+        curve(chosen.run, chosen.png)
     return 0
 
 
@@ -123,54 +121,42 @@ def score(data: Path, run: Path, every: int) -> None:
     )
 
 
-def curve(data: Path, run: Path, states: Path, png: Path) -> None:
-    """Draw PSNR over processor time."""
+def curve(run: Path, png: Path) -> None:
+    """Draw what was measured on the parts held back over processor time."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
-    labels = {"mean": "prediction from the surroundings", "noise": "Bayes result"}
-    for stage, label in labels.items():
-        own = [line for line in lines if line["stage"] == stage]
-        steps, seconds = [x["step"] for x in own], [x["cpu_seconds"] for x in own]
-        points = []
-        for file in [*sorted(states.glob(f"{stage}-*.safetensors")), run / f"{stage}.safetensors"]:
-            with safe_open(file, "pt") as state:
-                step = json.loads(state.metadata()["progress"])["step"]
-            network, level, trust, _ = _dbsn(file, data, 6, newest=True)
-            scores = []
-            for clean, noisy in _bsd68(data, 6):
-                seen = torch.from_numpy(noisy)[None]
-                if stage == "mean":
-                    with torch.no_grad():
-                        out = network.backbone(seen[None])[0][0]
-                else:
-                    out = bayes(network, seen, level, trust)
-                scores.append(_psnr(out[0].numpy(), clean))
-            points.append((np.interp(step, steps, seconds) / 60, float(np.mean(scores))))
-            print(f"{stage} {step}: {points[-1][0]:.1f} min, {points[-1][1]:.2f} dB", flush=True)
-        points = sorted(set(points))
-        axes.plot(*zip(*points, strict=True), marker=".", label=f"{label}: {points[-1][1]:.2f} dB")
-    axes.set(xlabel="processor time, minutes", ylabel="PSNR on 12 pictures of BSD68, dB", ylim=(20, 30))
-    axes.axhline(28.88, color="0.6", linewidth=0.8, linestyle="--", label="D-BSN as published: 28.88 dB")
-    axes.legend(loc="lower right")
-    axes.grid(alpha=0.3)
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    minutes, scores = _stage(lines, "mean")
+    # The noise of the pixel that is compared with is independent of its prediction.
+    errors = np.maximum(scores - SIGMA**2, 1e-6)
+    left.plot(minutes, -10 * np.log10(errors), marker=".")
+    left.set(title="prediction from the surroundings", ylabel="PSNR on parts held back, dB")
+    right.plot(*_stage(lines, "noise"), marker=".")
+    right.set(title="with its variance and the noise", ylabel="negative log likelihood on parts held back")
+    for axes in (left, right):
+        axes.set_xlabel("processor time, minutes")
+        axes.grid(alpha=0.3)
     figure.savefig(png, dpi=110)
 
 
-def _dbsn(
-    file: Path, data: Path, every: int, newest: bool = False
-) -> tuple[DBSN, float, Trust, list[float]]:
+def _stage(lines: list[dict[str, Any]], stage: str) -> tuple[Any, Any]:
+    """Return minutes and scores of a stage."""
+    own = [line for line in lines if line["stage"] == stage]
+    return np.array([x["cpu_seconds"] / 60 for x in own]), np.array([x["score"] for x in own])
+
+
+def _dbsn(file: Path, data: Path, every: int) -> tuple[DBSN, float, Trust, list[float]]:
     """Return the network of a state, the level used, its trust, and the level of CNN_est in each picture.
 
     Level and trust as the training has them, but measured on the noisy pictures of BSD68: the level is
     what is left where predictions are surest, or the median of the pictures' estimates if that is less.
     """
-    kind = "weights/" if newest else "best/"
-    weights = {k.removeprefix(kind): v for k, v in load_file(file).items() if k.startswith(kind)}
+    state = load_file(file)
+    weights = {k.removeprefix("best/"): v for k, v in state.items() if k.startswith("best/")}
     channels = weights["backbone.head.weight"].shape[0]
     blocks = {k.split(".")[3] for k in weights if ".wide." in k}
     network = DBSN(1, channels, len(blocks)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
