@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import threading
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -326,7 +327,9 @@ def test_cancel_stops_within_a_tile_and_leaves_the_viewer_as_it_was(
     begun = _slowly(monkeypatch)
     widget.run.native.click()
     assert wait(lambda: begun.is_set() and widget.progress.value > 0)
-    assert "of 40 tiles" in widget.progress.native.text()
+    told = re.search(r"of (\d+) tiles", widget.progress.native.text())
+    assert told is not None
+    assert int(told[1]) % 40 == 0  # one a plane; a network may tell of parts of them
     assert not widget.run.enabled
     began = time.monotonic()
     widget.cancel.native.click()
