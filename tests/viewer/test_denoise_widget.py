@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import threading
 import re
+import threading
 import time
 from pathlib import Path
 from typing import Any
