@@ -112,7 +112,7 @@ LEVELS = {
 }
 # What a manifest entry quotes: these sets at the paper's levels inside the band.
 MANIFEST_SETS = {1: ("Set12", "BSD68"), 3: ("CBSD68",)}
-MANIFEST_LEVELS = {1: (15, 25, 50), 3: (30, 50, 70)}
+MANIFEST_LEVELS = {1: (5, 15, 25, 50), 3: (5, 30, 50, 70)}
 
 
 def find_set(data: Path, name: str) -> Path:

@@ -135,13 +135,16 @@ def build_network(recipe: Recipe) -> Network:
     return network
 
 
-def convert_colours(state: dict[str, Tensor], colours: int) -> dict[str, Tensor]:
+def convert_colours(state: dict[str, Tensor], colours: int, unshuffle: int = 1) -> dict[str, Tensor]:
     """Turn gray weights into colour weights, or leave them: head spread, tail repeated."""
     head = state["head.weight"]
-    if head.shape[1] == colours:
+    if head.shape[1] == colours * unshuffle**2:
         return state
-    if head.shape[1] != 1:
-        raise BadOption("init: a gray model can start a colour one, not the reverse; choose another init")
+    if head.shape[1] != 1 or unshuffle > 1:
+        raise BadOption(
+            "init: a gray model can start a colour one, not the reverse, and only without unshuffle; "
+            "choose another init"
+        )
     return {
         **state,
         "head.weight": head.repeat(1, colours, 1, 1) / colours,
@@ -256,7 +259,7 @@ class _Trainer:
         self.network = build_network(recipe)
         if init is not None:
             if recipe.architecture == "mdrn":
-                init = convert_colours(init, recipe.colours)
+                init = convert_colours(init, recipe.colours, recipe.unshuffle)
             self.network.load_state_dict(grow_blocks(init, self.network.state_dict()))
         self.network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = {k: v.detach().clone() for k, v in self.network.state_dict().items()}

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 import mdrn_plugin
 from mdrn_plugin.errors import BadOption, CannotRead
+from mdrn_plugin.networks.mdrn import MDRN
 from mdrn_plugin.training import loop
 from mdrn_plugin.training.command import main
 from mdrn_plugin.training.data import open_pack
@@ -219,6 +220,13 @@ def test_convert_colours_gray_model_starts_a_colour_one() -> None:
         torch.testing.assert_close(colour(x.expand(-1, 3, -1, -1)), expected, rtol=1e-4, atol=1e-4)
     with pytest.raises(BadOption, match="not the reverse"):
         convert_colours(dict(colour.state_dict()), 1)
+
+
+def test_convert_colours_leaves_models_that_take_blocks_of_pixels() -> None:
+    fast = dict(MDRN(1, 1, channels=32, unshuffle=2).state_dict())
+    assert convert_colours(fast, 1, 2) is fast
+    with pytest.raises(BadOption, match="unshuffle"):
+        convert_colours(fast, 3, 2)
 
 
 def test_every_recipe_is_sound() -> None:
