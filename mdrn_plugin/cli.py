@@ -20,6 +20,7 @@ from mdrn_plugin.errors import (
     EXIT_BUG,
     EXIT_INTERRUPTED,
     EXIT_NOTHING_MATCHED,
+    EXIT_TERMINATED,
     BadOption,
     Cancelled,
     MdrnError,
@@ -44,7 +45,7 @@ def main() -> None:
     except click.exceptions.Exit as stop:
         code = stop.exit_code
     except SystemExit as stop:  # a command said its code
-        code = stop.code
+        code = stop.code if stop.code is None or isinstance(stop.code, int) else EXIT_BUG
     except (click.Abort, KeyboardInterrupt):
         deaf()
         click.echo("mdrn-batch: interrupted", err=True)
@@ -72,7 +73,8 @@ def _leave_at_once(code: int) -> None:
 
 
 def _leave(code: int) -> None:
-    deaf()  # while Python tears down, a signal would end it with another exit code
+    if code in (EXIT_INTERRUPTED, EXIT_TERMINATED):
+        deaf()  # while Python tears down, one more signal would end it with another exit code
     try:
         sys.stdout.flush()
     except BrokenPipeError:

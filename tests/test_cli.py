@@ -515,6 +515,17 @@ def test_interrupted_run_leaves_whole_files_and_a_true_ledger(
     assert [p.name for p in out.iterdir() if p.name.endswith(".mdrn-part")] == []
 
 
+def test_a_run_that_ends_by_itself_leaves_signals_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mdrn_plugin import cli
+
+    before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    monkeypatch.setattr(sys, "argv", ["mdrn-batch", "models"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert not end.value.code
+    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_interrupted_twice_leaves_at_once(tmp_path: Path) -> None:
     """In the middle of one large picture, where the first signal alone waits for the tile."""

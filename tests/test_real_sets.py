@@ -45,7 +45,7 @@ def test_sidd_blocks_come_in_order(sets: ModuleType, tmp_path: Path, raw: bool) 
         scipy_io.savemat(tmp_path / f"{name}.mat", {name: values})
     found = list(sets.sidd_blocks(tmp_path, raw=raw))
     assert [name for name, _, _ in found] == ["01_01", "01_02", "01_03", "02_01", "02_02", "02_03"]
-    assert found[4][1].shape == (16, 12) if raw else (16, 12, 3)
+    assert found[4][1].shape == ((16, 12) if raw else (16, 12, 3))
     assert np.array_equal(found[4][2], truth[1, 1].astype(np.float32 if raw else np.uint8))
     assert len(list(sets.sidd_blocks(tmp_path, raw=raw, limit=1))) == 2
 
