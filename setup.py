@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: the compiled kernel, optional and only where it can be of use."""
+"""What pyproject.toml cannot say: the compiled kernels, optional and only where they can be of use."""
 
 import os
 import platform
@@ -8,7 +8,7 @@ from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
-# MDRN_PURE=1 makes a wheel for every platform, without the kernel.
+# MDRN_PURE=1 makes a wheel for every platform, without the kernels.
 wanted = sys.platform == "linux" and platform.machine() == "x86_64" and not os.environ.get("MDRN_PURE")
 
 
@@ -28,13 +28,23 @@ class AnyPython(bdist_wheel):
         return "py3", "none", super().get_tag()[2]
 
 
-kernel = Extension(
-    "mdrn_plugin.networks.kernel",
-    ["mdrn_plugin/networks/kernel.c"],
-    extra_compile_args=["-std=c11", "-O3", "-fvisibility=hidden"],
-    optional=True,  # without a compiler the package runs on torch's operators
-)
+def library(name: str, source: str) -> Extension:
+    """Return one of the libraries; without a compiler the package runs on torch's operators."""
+    return Extension(
+        name,
+        [source],
+        depends=["mdrn_plugin/networks/amx.h"],
+        include_dirs=["mdrn_plugin/networks"],
+        extra_compile_args=["-std=c11", "-O3", "-fvisibility=hidden"],
+        optional=True,
+    )
+
+
+libraries = [
+    library("mdrn_plugin.networks.kernel", "mdrn_plugin/networks/kernel.c"),
+    library("mdrn_plugin.training.kernel", "training/kernel.c"),
+]
 setup(
-    ext_modules=[kernel] if wanted else [],
+    ext_modules=libraries if wanted else [],
     cmdclass={"build_ext": BuildLibrary, "bdist_wheel": AnyPython},
 )

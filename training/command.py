@@ -18,6 +18,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    from .memory import keep_memory
+
+    keep_memory()
     try:
         return int(options.run(options))
     except MdrnError as error:

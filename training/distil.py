@@ -22,7 +22,11 @@ import torch
 from mdrn_plugin.errors import BadOption
 from mdrn_plugin.networks.mdrn import FEATURE_NODES, MDRN
 
+from . import kernel
+
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from torch import Tensor
 
     from .recipe import Recipe
@@ -72,10 +76,12 @@ class Distiller:
                 )
         network.load_state_dict(teacher)
         network.requires_grad_(False).eval()
-        self._teacher = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._teacher: MDRN | kernel.Compiled = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if kernel.fits(network, device):
+            self._teacher = kernel.Compiled(network)
 
     @torch.no_grad()
-    def features(self, clean_NCHW: Tensor, noisy_NCHW: Tensor, sigma: Tensor) -> list[Tensor]:
+    def features(self, clean_NCHW: Tensor, noisy_NCHW: Tensor, sigma: Tensor) -> list[kernel.Features]:
         """Return the teacher's features for a batch, at the nodes of `FEATURE_NODES`.
 
         Parameters
@@ -91,17 +97,19 @@ class Distiller:
         nodes = self._teacher.nodes(noisy_NCHW)
         return [nodes[node] for node in FEATURE_NODES]
 
-    def loss(self, student: dict[tuple[int, int], Tensor], teacher: list[Tensor]) -> Tensor:
+    def loss(
+        self, student: Mapping[tuple[int, int], kernel.Features], teacher: Sequence[kernel.Features]
+    ) -> Tensor:
         """Return the KDL of one batch; see `kdl`."""
         return kdl([student[node] for node in FEATURE_NODES], teacher)
 
 
-def kdl(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
+def kdl(student: Sequence[kernel.Features], teacher: Sequence[kernel.Features]) -> Tensor:
     """Return the mean over nodes of |student - teacher| / mean |teacher|, a scalar, 0 if equal."""
-    parts = [
-        (s.float() - t.float()).abs().mean() / t.float().abs().mean().clamp_min(1e-6)
-        for s, t in zip(student, teacher, strict=True)
-    ]
+    parts = []
+    for ours, theirs in zip(student, teacher, strict=True):
+        wanted = theirs.float()
+        parts.append((ours.float() - wanted).abs().mean() / wanted.abs().mean().clamp_min(1e-6))
     return torch.stack(parts).mean()
 
 

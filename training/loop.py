@@ -27,10 +27,10 @@ from torch import Tensor
 
 from mdrn_plugin.errors import BadOption, CannotRead
 from mdrn_plugin.files import lock_byte, write_bytes
-from mdrn_plugin.networks.mdrn import CHANNELS, MDRN
+from mdrn_plugin.networks.mdrn import CHANNELS
 from mdrn_plugin.networks.registry import Network, build
 
-from . import outputs, perception
+from . import kernel, outputs, perception
 from .data import CropRules, Crops, Pack, whole_pictures
 from .degrade import degrade, margin
 from .distil import Distiller
@@ -262,6 +262,10 @@ class _Trainer:
                 init = convert_colours(init, recipe.colours, recipe.unshuffle)
             self.network.load_state_dict(grow_blocks(init, self.network.state_dict()))
         self.network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # What computes its features and outputs; the weights are those of `network`.
+        self.model: Any = self.network
+        if kernel.fits(self.network, self.device):
+            self.model = kernel.Compiled(self.network)  # type: ignore[arg-type]
         self.ema = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
         self.optimizer = MuonAdam(self.network.named_parameters(), _ADAM)
         self.loss = get_loss(recipe.loss)
@@ -399,7 +403,7 @@ class _Trainer:
         clean, noisy, sigma = pair.clean, pair.noisy, pair.sigma
         with torch.autocast(self.device.type, torch.bfloat16):
             if self.distiller is None:
-                out = self.network(noisy) if pair.std is None else self.network(noisy, pair.std)
+                out = self.model(noisy) if pair.std is None else self.model(noisy, pair.std)
                 if self.targets is None:
                     loss = self.loss(out, clean, sigma)
                 else:
@@ -407,9 +411,8 @@ class _Trainer:
                 if self.perception is not None and pair.std is not None:
                     loss = loss + recipe.kdl_weight * self.perception.loss(out, clean, pair.std)
             else:
-                assert isinstance(self.network, MDRN)
-                features = self.network.nodes(noisy)
-                out = noisy - self.network.noise_of(features).to(noisy.dtype)
+                features = self.model.nodes(noisy)
+                out = noisy - self.model.noise_of(features).to(noisy.dtype)
                 loss = self.loss(out, clean, sigma)
                 kdl = self.distiller.loss(features, self.distiller.features(clean, noisy, sigma))
                 loss = loss + recipe.kdl_weight * kdl

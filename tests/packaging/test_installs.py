@@ -118,7 +118,7 @@ def test_the_wheel_lists_what_the_tree_lists(way: str, tree: Path, wheels: dict[
         f"{inside}/{path.relative_to(tree / outside).as_posix()}"
         for outside, inside in MAPPED.items()
         for path in (tree / outside).rglob("*")
-        if path.is_file() and path.suffix not in (".md", ".c", ".so")
+        if path.is_file() and path.suffix not in (".md", ".c", ".h", ".so")
     }
     with zipfile.ZipFile(wheels[way]) as archive:
         names = {n for n in archive.namelist() if ".dist-info/" not in n and not n.endswith(".so")}

@@ -59,15 +59,15 @@ def test_hads_shows_the_teacher_the_same_noise_and_hmds_less() -> None:
     same = Distiller(HADS, weights, CPU).features(clean, noisy, sigma)
     expected = network.nodes(noisy)
     for feature, node in zip(same, FEATURE_NODES, strict=True):
-        assert float(kdl([feature], [expected[node]])) < 1e-4
+        assert float(kdl([feature], [expected[node]])) < 0.01  # the compiled steps multiply in bfloat16
     hmds = dataclasses.replace(
         HADS, distillation="hmds", sigma_255=(40, 40), teacher_sigma_255=(20, 20), teacher="below"
     )
     less = Distiller(hmds, weights, CPU).features(clean, noisy, sigma)
     halved = network.nodes(clean + (noisy - clean) / 2)
     for feature, node in zip(less, FEATURE_NODES, strict=True):
-        assert float(kdl([feature], [halved[node]])) < 1e-4
-        assert float(kdl([feature], [expected[node]])) > 1e-2
+        assert float(kdl([feature], [halved[node]])) < 0.01
+        assert float(kdl([feature], [expected[node]])) > 0.03
 
 
 def test_teacher_is_frozen_and_holds_the_student_at_its_features(pictures: Path, tmp_path: Path) -> None:
