@@ -19,7 +19,7 @@
 
 typedef struct {
     int32_t images, height, width; /* px */
-    int32_t together;              /* images that the steps of a block handle at a time */
+    int32_t together;              /* images that go through a group at a time; a divisor of all */
     int64_t lead;                  /* zero pixels before the two zero rows above the first picture */
 } Shape;
 
@@ -37,7 +37,11 @@ typedef struct {
 
 #include "amx.h"
 
-enum { PIXEL = 128, MATRIX = 8 * TILE, AROUND = 18 * TILE, STRIP = 512 };
+enum { PIXEL = 128, MATRIX = 8 * TILE, AROUND = 18 * TILE };
+
+/* Pixels of which gradients of weights are summed at a time, and the bytes from a row of a channel to the next:
+   rows do not fall on the same lines of the cache. */
+enum { STRIP = 512, STRIP_ROW = STRIP * 2 + 64 };
 
 /* ---- what sums become ------------------------------------------------------------------ */
 
@@ -214,40 +218,49 @@ PART void around(const uint8_t *in, const Shape *s, int reach, const uint8_t *we
 
 /* ---- gradients of weights -------------------------------------------------------------- */
 
-/* Channel that stands at place `j` of the 16 of group `b` in pairs and rows. */
+/* Products over pixels: the first operand has rows of one channel, the second has pairs of pixels, both values
+   of a channel together. Channels stand in groups of 16 in the order in which AVX-512 interleaves them. */
+
+/* Channel at place `j` of group `b`. */
 PART int channel_of(int b, int j) { return 32 * (b / 2) + 8 * (j / 4) + 4 * (b % 2) + j % 4; }
 
-PART void pair_up(const uint8_t *pixel, __m512i out[4])
+/* 32 channels of two pixels. */
+PART void pair_up(const uint8_t *pixel, __m512i out[2])
 {
-    for (int q = 0; q < 2; q++) {
-        const __m512i a = _mm512_loadu_si512(pixel + 64 * q), b = _mm512_loadu_si512(pixel + PIXEL + 64 * q);
-        out[2 * q] = _mm512_unpacklo_epi16(a, b);
-        out[2 * q + 1] = _mm512_unpackhi_epi16(a, b);
-    }
+    const __m512i a = _mm512_loadu_si512(pixel), b = _mm512_loadu_si512(pixel + PIXEL);
+    out[0] = _mm512_unpacklo_epi16(a, b);
+    out[1] = _mm512_unpackhi_epi16(a, b);
 }
 
-/* Gradients as the second operand of products over pixels: per pair of pixels, both values of a channel
-   together. Sums over pixels go into `sums` on the way. */
-PART void pairs_of(const uint8_t *from, int64_t count, uint8_t *to, __m512 sums[4])
+PART __m512 plus_pair(__m512 sum, __m512i pair)
 {
-    const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
+    return _mm512_dpbf16_ps(sum, (__m512bh)pair, (__m512bh)_mm512_set1_epi16(0x3f80));
+}
+
+/* Pairs of 32 channels, 64 bytes per pixel; sums over pixels go into `sums` if there are any. */
+PART void pairs_of(const uint8_t *from, int64_t count, uint8_t *to, __m512 *sums)
+{
     for (int64_t p = 0; p < count; p += 2) {
-        __m512i pairs[4];
-        pair_up(from + p * PIXEL, pairs);
-        for (int b = 0; b < 4; b++) {
-            _mm512_store_si512(to + p * PIXEL + 64 * b, pairs[b]);
-            sums[b] = _mm512_dpbf16_ps(sums[b], (__m512bh)pairs[b], ones);
+        __m512i pair[2];
+        pair_up(from + p * PIXEL, pair);
+        for (int b = 0; b < 2; b++) {
+            _mm512_store_si512(to + p * 64 + 64 * b, pair[b]);
+            if (sums) sums[b] = plus_pair(sums[b], pair[b]);
         }
     }
 }
 
-/* Activations as the first operand: rows of one channel, `stride` bytes apart. */
-PART void rows_of(const uint8_t *from, int64_t count, uint8_t *to, int64_t stride)
+/* Rows of 32 channels, `stride` bytes apart. */
+PART void rows_of(const uint8_t *from, int64_t count, uint8_t *to, int64_t stride, __m512 *sums)
 {
     for (int64_t p = 0; p < count; p += 32) {
-        __m512i pairs[16][4] __attribute__((aligned(64)));
-        for (int k = 0; k < 16; k++) pair_up(from + (p + 2 * k) * PIXEL, pairs[k]);
-        for (int b = 0; b < 4; b++) {
+        __m512i pairs[16][2];
+        for (int k = 0; k < 16; k++) {
+            pair_up(from + (p + 2 * k) * PIXEL, pairs[k]);
+            for (int b = 0; b < 2; b++)
+                if (sums) sums[b] = plus_pair(sums[b], pairs[k][b]);
+        }
+        for (int b = 0; b < 2; b++) {
             __m512i t[16], u[16];
 #pragma GCC unroll 8
             for (int k = 0; k < 16; k += 2) {
@@ -264,8 +277,10 @@ PART void rows_of(const uint8_t *from, int64_t count, uint8_t *to, int64_t strid
             uint8_t *row = to + 16 * b * stride + p * 2;
 #pragma GCC unroll 4
             for (int c = 0; c < 4; c++) {
-                const __m512i low = _mm512_shuffle_i32x4(u[c], u[c + 4], 0x44), more = _mm512_shuffle_i32x4(u[c], u[c + 4], 0xee);
-                const __m512i next = _mm512_shuffle_i32x4(u[c + 8], u[c + 12], 0x44), last = _mm512_shuffle_i32x4(u[c + 8], u[c + 12], 0xee);
+                const __m512i low = _mm512_shuffle_i32x4(u[c], u[c + 4], 0x44);
+                const __m512i more = _mm512_shuffle_i32x4(u[c], u[c + 4], 0xee);
+                const __m512i next = _mm512_shuffle_i32x4(u[c + 8], u[c + 12], 0x44);
+                const __m512i last = _mm512_shuffle_i32x4(u[c + 8], u[c + 12], 0xee);
                 _mm512_store_si512(row + c * stride, _mm512_shuffle_i32x4(low, next, 0x88));
                 _mm512_store_si512(row + (4 + c) * stride, _mm512_shuffle_i32x4(low, next, 0xdd));
                 _mm512_store_si512(row + (8 + c) * stride, _mm512_shuffle_i32x4(more, last, 0x88));
@@ -275,20 +290,20 @@ PART void rows_of(const uint8_t *from, int64_t count, uint8_t *to, int64_t strid
     }
 }
 
-/* Add the products of 32 channels of activations and 32 of gradients over `count` pixels to four tiles of sums. */
-PART void products(const uint8_t *rows, int64_t stride, const uint8_t *pairs, int64_t count, float *sums)
+/* Add the products of 32 channels by 32 over `count` pixels to four tiles of sums. */
+PART void products(const uint8_t *rows, const uint8_t *pairs, int64_t count, float *sums)
 {
     LOAD(0, sums, 64);
     LOAD(1, sums + 256, 64);
     LOAD(2, sums + 512, 64);
     LOAD(3, sums + 768, 64);
     for (int64_t p = 0; p < count; p += 32) {
-        LOAD(4, rows + p * 2, stride);
-        LOAD(6, pairs + p * PIXEL, 2 * PIXEL);
+        LOAD(4, rows + p * 2, STRIP_ROW);
+        LOAD(6, pairs + p * 64, 128);
         PRODUCT(0, 4, 6);
-        LOAD(7, pairs + p * PIXEL + 64, 2 * PIXEL);
+        LOAD(7, pairs + p * 64 + 64, 128);
         PRODUCT(1, 4, 7);
-        LOAD(5, rows + 16 * stride + p * 2, stride);
+        LOAD(5, rows + 16 * STRIP_ROW + p * 2, STRIP_ROW);
         PRODUCT(2, 5, 6);
         PRODUCT(3, 5, 7);
     }
@@ -298,31 +313,26 @@ PART void products(const uint8_t *rows, int64_t stride, const uint8_t *pairs, in
     STORE(3, sums + 768, 64);
 }
 
-/* Sums of groups of 32 inputs and 32 outputs, added to gradients. */
-PART void hand_out(const float *sums, int input, int output, float *to, int64_t output_stride, int64_t input_stride,
-                   int input_base, int output_base)
+/* Sums of 32 channels by 32, added to gradients. */
+PART void hand_out(const float *sums, float *to, int64_t row, int64_t column)
 {
     for (int i = 0; i < 2; i++)
         for (int o = 0; o < 2; o++)
             for (int r = 0; r < 16; r++)
                 for (int c = 0; c < 16; c++)
-                    to[(channel_of(2 * output + o, c) - output_base) * output_stride +
-                       (channel_of(2 * input + i, r) - input_base) * input_stride] += sums[(2 * i + o) * 256 + 16 * r + c];
+                    to[channel_of(i, r) * row + channel_of(o, c) * column] += sums[(2 * i + o) * 256 + 16 * r + c];
 }
 
-PART void hand_out_bias(const __m512 sums[4], float *near_, float *wide)
+PART void hand_out_bias(const __m512 sums[2], float *to)
 {
     float values[16];
-    for (int b = 0; b < 4; b++) {
+    for (int b = 0; b < 2; b++) {
         _mm512_storeu_ps(values, sums[b]);
-        for (int j = 0; j < 16; j++) {
-            const int c = channel_of(b, j);
-            *(c < 32 ? near_ + c : wide + c - 32) += values[j];
-        }
+        for (int j = 0; j < 16; j++) to[channel_of(b, j)] += values[j];
     }
 }
 
-enum { STRIP_ROW = STRIP * 2 + 64 }; /* rows of a strip do not fall on the same lines of the cache */
+PART int64_t whole_chunks(int64_t pixels) { return (pixels + CHUNK - 1) & ~(int64_t)(CHUNK - 1); }
 
 /* Of a 1x1: activations `x`, gradients `g` of what comes out, `count` pixels; beyond them up to 31 of `g` are zero. */
 PART void linear_weights(const uint8_t *x, const uint8_t *g, int64_t count, float *weights, int64_t row, float *bias,
@@ -334,153 +344,185 @@ PART void linear_weights(const uint8_t *x, const uint8_t *g, int64_t count, floa
     memset(sums, 0, sizeof sums);
     for (int b = 0; b < 4; b++) total[b] = _mm512_setzero_ps();
     for (int64_t p = 0; p < count; p += STRIP) {
-        const int64_t n = ((count - p < STRIP ? count - p : STRIP) + 31) & ~(int64_t)31;
-        rows_of(x + p * PIXEL, n, rows, STRIP_ROW);
-        pairs_of(g + p * PIXEL, n, pairs, total);
+        const int64_t n = whole_chunks(count - p < STRIP ? count - p : STRIP);
+        for (int q = 0; q < 2; q++) {
+            rows_of(x + p * PIXEL + 64 * q, n, rows + 32 * q * STRIP_ROW, STRIP_ROW, 0);
+            pairs_of(g + p * PIXEL + 64 * q, n, pairs + q * STRIP * 64, total + 2 * q);
+        }
         for (int i = 0; i < 2; i++)
             for (int o = 0; o < 2; o++)
-                products(rows + 32 * i * STRIP_ROW, STRIP_ROW, pairs + 128 * o, n, sums[2 * i + o]);
+                products(rows + 32 * i * STRIP_ROW, pairs + o * STRIP * 64, n, sums[2 * i + o]);
     }
     for (int i = 0; i < 2; i++)
-        for (int o = 0; o < 2; o++) hand_out(sums[2 * i + o], i, o, weights, row, 1, 0, 0);
-    if (bias) hand_out_bias(total, bias, bias + 32);
+        for (int o = 0; o < 2; o++) hand_out(sums[2 * i + o], weights + 32 * i + 32 * o * row, 1, row);
+    for (int o = 0; o < 2 && bias; o++) hand_out_bias(total + 2 * o, bias + 32 * o);
 }
 
-/* Of both 3x3s. `h` can be read for two rows and two pixels around. */
+/* Of both 3x3s. `h` can be read for two rows and two pixels around. A tap's shift by whole pairs of pixels is another
+   place in the same pairs; by an odd number of pixels, which only the near 3x3 has, in pairs that begin a pixel later. */
 PART void around_weights(const uint8_t *h, const uint8_t *g, const Shape *s, int64_t count, const Block *to,
-                         uint8_t *strips, uint8_t *rows)
+                         uint8_t *strips)
 {
     float sums[18][1024] __attribute__((aligned(64)));
     __m512 total[4];
-    const int64_t line = s->width + 2, before = (2 * line + 2 + 31) & ~(int64_t)31;
-    const int64_t all = ((count + 31) & ~(int64_t)31) + 2 * before, stride = ((all * 2 + 127) & ~(int64_t)127) + 64;
+    const int64_t line = s->width + 2;
+    float *weights[2] = {to->near_, to->wide}, *bias[2] = {to->near_bias, to->wide_bias};
     memset(sums, 0, sizeof sums);
     for (int b = 0; b < 4; b++) total[b] = _mm512_setzero_ps();
-    rows_of(h - before * PIXEL, all, rows, stride);
     for (int64_t p = 0; p < count; p += STRIP) {
-        const int64_t n = ((count - p < STRIP ? count - p : STRIP) + 31) & ~(int64_t)31;
-        pairs_of(g + p * PIXEL, n, strips, total);
-        for (int q = 0; q < 2; q++)
+        const int64_t n = whole_chunks(count - p < STRIP ? count - p : STRIP);
+        for (int q = 0; q < 2; q++) {
+            const int reach = q + 1;
+            const int64_t before = (line + 1) * reach, all = n + 2 * before;
+            uint8_t *rows = strips, *even = strips + 32 * STRIP_ROW, *odd = even + (all + 2) * 64;
+            rows_of(g + p * PIXEL + 64 * q, n, rows, STRIP_ROW, total + 2 * q);
+            const uint8_t *from = h + (p - before) * PIXEL + 64 * q;
+            pairs_of(from, all, even, 0);
+            if (q == 0) pairs_of(from + PIXEL, all, odd, 0);
             for (int tap = 0; tap < 9; tap++) {
-                const int64_t at = before + p + ((tap / 3 - 1) * line + tap % 3 - 1) * (q + 1);
-                products(rows + 32 * q * stride + at * 2, stride, strips + 128 * q, n, sums[9 * q + tap]);
+                const int64_t at = (tap / 3 * line + tap % 3) * reach;
+                products(rows, at % 2 ? odd + (at - 1) * 64 : even + at * 64, n, sums[9 * q + tap]);
             }
+        }
     }
-    for (int tap = 0; tap < 9; tap++) {
-        hand_out(sums[tap], 0, 0, to->near_ + tap, 288, 9, 0, 0);
-        hand_out(sums[9 + tap], 1, 1, to->wide + tap, 288, 9, 32, 32);
+    for (int q = 0; q < 2; q++) {
+        for (int tap = 0; tap < 9; tap++) hand_out(sums[9 * q + tap], weights[q] + tap, 288, 9);
+        hand_out_bias(total + 2 * q, bias[q]);
     }
-    hand_out_bias(total, to->near_bias, to->wide_bias);
 }
 
-/* ---- blocks ---------------------------------------------------------------------------- */
+/* ---- groups of blocks ------------------------------------------------------------------ */
 
-/* Zeros beside and between the pictures [first, first + images), behind a layer with a bias. */
-PART void clean(uint8_t *plane, const Shape *s, int64_t first, int64_t images)
+/* Zeros beside and between `images` pictures, of which the first begins at `pixel`, behind a layer with a bias. */
+PART void clean(uint8_t *pixel, const Shape *s, int64_t images)
 {
     const int64_t line = (s->width + 2) * PIXEL;
-    for (int64_t k = first; k < first + images; k++) {
-        uint8_t *row = plane + s->lead * PIXEL + (2 + k * (s->height + 2)) * line;
+    for (int64_t k = 0; k < images; k++) {
+        uint8_t *row = pixel + k * (s->height + 2) * line;
         for (int y = 0; y < s->height; y++) memset(row + y * line + s->width * PIXEL, 0, 2 * PIXEL);
-        memset(row + s->height * line, 0, (size_t)(2 * line));
+        if (k + 1 < images) memset(row + s->height * line, 0, (size_t)(2 * line));
     }
-    uint8_t *end = plane + s->lead * PIXEL + (2 + (first + images) * (s->height + 2) - 2) * line;
-    memset(end, 0, CHUNK * PIXEL);
+    memset(pixel + (images * (s->height + 2) - 2) * line, 0, CHUNK * PIXEL);
 }
 
-typedef struct {
-    int64_t at, count, first, images;
-} Part;
+/* Bytes before the first pixel of a plane. */
+PART int64_t start_of(const Shape *s) { return (s->lead + 2 * (s->width + 2)) * PIXEL; }
 
-/* The k-th images that are handled together: their first pixel, and how many from it to their last. */
-PART Part part_of(const Shape *s, int64_t k)
+/* Pixels from the first of `images` pictures to their last. */
+PART int64_t pixels_of(const Shape *s, int64_t images) { return (images * (s->height + 2) - 2) * (s->width + 2); }
+
+/* Bytes to the first pixel of the k-th pictures that are handled together: as many each time. */
+PART int64_t part_of(const Shape *s, int64_t k)
 {
-    const int64_t line = s->width + 2, first = k * s->together;
-    const int64_t images = s->images - first < s->together ? s->images - first : s->together;
-    return (Part){.at = s->lead + (2 + first * (s->height + 2)) * line,
-                  .count = (images * (s->height + 2) - 2) * line, .first = first, .images = images};
+    return start_of(s) + k * s->together * (s->height + 2) * (s->width + 2) * PIXEL;
 }
 
-PART int64_t parts_of(const Shape *s) { return (s->images + s->together - 1) / s->together; }
+/* Of the weights of a block, in bytes of one buffer. */
+enum { EXPAND = 0, MERGE = MATRIX, NEAR = 2 * MATRIX, WIDE = NEAR + AROUND, BACK = WIDE + AROUND, PACKED = BACK + MATRIX };
 
-KERNEL static void block_forward(const Shape *s, const Block *w, const uint8_t *x, const uint8_t *skip, uint8_t *h,
-                                 uint8_t *m, uint8_t *y)
+/* A part goes through all blocks before the next one does: what lies between two blocks stays in the caches.
+   `h` is a plane of one part, zero around it. */
+KERNEL static void group_forward(const Shape *s, int blocks, const Block *weights, const uint8_t *x, uint8_t *const *m,
+                                 uint8_t *const *y, uint8_t *h, uint8_t *packed)
 {
-    static _Thread_local uint8_t packed[2 * MATRIX + 2 * AROUND] __attribute__((aligned(64)));
-    uint8_t *expand = packed, *merge = packed + MATRIX, *near_ = packed + 2 * MATRIX, *wide = near_ + AROUND;
-    float bias[64];
-    pack_matrix(expand, w->expand, 64, 1);
-    pack_matrix(merge, w->merge, 64, 1);
-    pack_around(near_, w->near_, 0);
-    pack_around(wide, w->wide, 0);
-    memcpy(bias, w->merge_bias, sizeof bias);
-    for (int64_t k = 0; k < parts_of(s); k++) {
-        const Part p = part_of(s, k);
-        const int64_t at = p.at * PIXEL;
-        const Linear first = {.in = {x + at}, .parts = 1, .weights = expand, .bias = w->expand_bias, .out = h + at};
-        linear(&first, p.count, BIAS | RELU);
-        clean(h, s, p.first, p.images);
-        around(h + at, s, 1, near_, w->near_bias, 0, m + at, p.count, BIAS | RELU);
-        around(h + at + 64, s, 2, wide, w->wide_bias, 0, m + at + 64, p.count, BIAS | RELU);
-        clean(m, s, p.first, p.images);
-        const Linear last = {.in = {m + at}, .parts = 1, .weights = merge, .bias = bias, .out = y + at,
-                             .plus = {x + at, skip ? skip + at : x + at}};
-        if (skip)
-            linear(&last, p.count, BIAS | PLUS | TWICE);
-        else
-            linear(&last, p.count, BIAS | PLUS);
-        clean(y, s, p.first, p.images);
+    const int64_t count = pixels_of(s, s->together);
+    for (int i = 0; i < blocks; i++) {
+        const Block *w = weights + i;
+        uint8_t *to = packed + (int64_t)i * PACKED;
+        pack_matrix(to + EXPAND, w->expand, 64, 1);
+        pack_matrix(to + MERGE, w->merge, 64, 1);
+        pack_around(to + NEAR, w->near_, 0);
+        pack_around(to + WIDE, w->wide, 0);
+    }
+    for (int64_t k = 0; k < s->images / s->together; k++) {
+        const int64_t at = part_of(s, k);
+        const uint8_t *in = x + at;
+        for (int i = 0; i < blocks; i++) {
+            const Block *w = weights + i;
+            const uint8_t *tiles = packed + (int64_t)i * PACKED;
+            uint8_t *middle = m[i] + at, *out = y[i] + at;
+            const Linear first = {.in = {in}, .parts = 1, .weights = tiles + EXPAND, .bias = w->expand_bias, .out = h};
+            linear(&first, count, BIAS | RELU);
+            clean(h, s, s->together);
+            around(h, s, 1, tiles + NEAR, w->near_bias, 0, middle, count, BIAS | RELU);
+            around(h + 64, s, 2, tiles + WIDE, w->wide_bias, 0, middle + 64, count, BIAS | RELU);
+            clean(middle, s, s->together);
+            const Linear last = {.in = {middle}, .parts = 1, .weights = tiles + MERGE, .bias = w->merge_bias,
+                                 .out = out, .plus = {in, x + at}};
+            if (i + 1 == blocks)
+                linear(&last, count, BIAS | PLUS | TWICE);
+            else
+                linear(&last, count, BIAS | PLUS);
+            clean(out, s, s->together);
+            in = out;
+        }
     }
 }
 
-/* `gm` and `gh` are planes of no more than one part, zero around it; `gx` becomes gradient of x, plus `more`. */
-KERNEL static void block_backward(const Shape *s, const Block *w, const uint8_t *x, const uint8_t *h, const uint8_t *m,
-                                  const uint8_t *gy, const uint8_t *more, uint8_t *gx, const Block *to, uint8_t *gm,
-                                  uint8_t *gh, uint8_t *strips, uint8_t *rows)
+/* `scratch`: five planes of one part, zero around them. What the expanding 1x1 gives is computed again. */
+KERNEL static void group_backward(const Shape *s, int blocks, const Block *weights, const uint8_t *const *x,
+                                  const uint8_t *const *m, const uint8_t *g, uint8_t *by_x, const Block *to,
+                                  uint8_t *const *scratch, uint8_t *packed, uint8_t *strips)
 {
-    static _Thread_local uint8_t packed[2 * MATRIX + 2 * AROUND] __attribute__((aligned(64)));
-    uint8_t *expand = packed, *merge = packed + MATRIX, *near_ = packed + 2 * MATRIX, *wide = near_ + AROUND;
-    pack_matrix(expand, w->expand, 1, 64);
-    pack_matrix(merge, w->merge, 1, 64);
-    pack_around(near_, w->near_, 1);
-    pack_around(wide, w->wide, 1);
-    for (int64_t k = 0; k < parts_of(s); k++) {
-        const Part p = part_of(s, k);
-        const int64_t at = p.at * PIXEL;
-        const Linear back = {.in = {gy + at}, .parts = 1, .weights = merge, .mask = m + at, .out = gm};
-        linear(&back, p.count, MASK);
-        linear_weights(m + at, gy + at, p.count, to->merge, 64, to->merge_bias, strips);
-        around(gm, s, 1, near_, 0, h + at, gh, p.count, MASK);
-        around(gm + 64, s, 2, wide, 0, h + at + 64, gh + 64, p.count, MASK);
-        around_weights(h + at, gm, s, p.count, to, strips, rows);
-        const Linear first = {.in = {gh}, .parts = 1, .weights = expand, .out = gx + at,
-                              .plus = {gy + at, more ? more + at : gy + at}};
-        if (more)
-            linear(&first, p.count, PLUS | TWICE);
-        else
-            linear(&first, p.count, PLUS);
-        linear_weights(x + at, gh, p.count, to->expand, 64, to->expand_bias, strips);
+    const int64_t count = pixels_of(s, s->together);
+    uint8_t *h = scratch[0], *gm = scratch[1], *gh = scratch[2];
+    for (int i = 0; i < blocks; i++) {
+        const Block *w = weights + i;
+        uint8_t *tiles = packed + (int64_t)i * PACKED;
+        pack_matrix(tiles + EXPAND, w->expand, 64, 1);
+        pack_matrix(tiles + BACK, w->expand, 1, 64);
+        pack_matrix(tiles + MERGE, w->merge, 1, 64);
+        pack_around(tiles + NEAR, w->near_, 1);
+        pack_around(tiles + WIDE, w->wide, 1);
+    }
+    for (int64_t k = 0; k < s->images / s->together; k++) {
+        const int64_t at = part_of(s, k);
+        const uint8_t *gy = g + at;
+        for (int i = blocks - 1; i >= 0; i--) {
+            const uint8_t *tiles = packed + (int64_t)i * PACKED, *in = x[i] + at, *middle = m[i] + at;
+            uint8_t *gx = i == 0 ? by_x + at : scratch[3 + i % 2];
+            const Linear expand = {.in = {in}, .parts = 1, .weights = tiles + EXPAND, .bias = weights[i].expand_bias,
+                                   .out = h};
+            linear(&expand, count, BIAS | RELU);
+            clean(h, s, s->together);
+            const Linear merge = {.in = {gy}, .parts = 1, .weights = tiles + MERGE, .mask = middle, .out = gm};
+            linear(&merge, count, MASK);
+            linear_weights(middle, gy, count, to[i].merge, 64, to[i].merge_bias, strips);
+            around(gm, s, 1, tiles + NEAR, 0, h, gh, count, MASK);
+            around(gm + 64, s, 2, tiles + WIDE, 0, h + 64, gh + 64, count, MASK);
+            around_weights(h, gm, s, count, to + i, strips);
+            const Linear back = {.in = {gh}, .parts = 1, .weights = tiles + BACK, .out = gx, .plus = {gy, g + at}};
+            if (i == 0)
+                linear(&back, count, PLUS | TWICE);
+            else
+                linear(&back, count, PLUS);
+            linear_weights(in, gh, count, to[i].expand, 64, to[i].expand_bias, strips);
+            gy = gx;
+        }
     }
 }
 
 /* ---- what is called -------------------------------------------------------------------- */
 
-EXPORT void train_block_forward(const Shape *s, const Block *weights, const uint8_t *x, const uint8_t *skip,
-                                uint8_t *h, uint8_t *m, uint8_t *y)
+/* All blocks of a group: x -> y[0] -> ... -> y[blocks - 1], to the last of which x is added. `m` is kept for the way
+   back, `h` points at the first pixel of a plane of one part. */
+EXPORT void train_group_forward(const Shape *s, int32_t blocks, const Block *weights, const uint8_t *x,
+                                uint8_t *const *m, uint8_t *const *y, uint8_t *h, uint8_t *packed)
 {
     Tiles before;
     begin(&before);
-    block_forward(s, weights, x, skip, h, m, y);
+    group_forward(s, blocks, weights, x, m, y, h, packed);
     leave(&before);
 }
 
-EXPORT void train_block_backward(const Shape *s, const Block *weights, const uint8_t *x, const uint8_t *h,
-                                 const uint8_t *m, const uint8_t *gy, const uint8_t *more, uint8_t *gx,
-                                 const Block *gradients, uint8_t *gm, uint8_t *gh, uint8_t *strips, uint8_t *rows)
+/* Put the gradient of x into `by_x` and add those of the weights; x[i] is what block i saw. */
+EXPORT void train_group_backward(const Shape *s, int32_t blocks, const Block *weights, const uint8_t *const *x,
+                                 const uint8_t *const *m, const uint8_t *g, uint8_t *by_x, const Block *gradients,
+                                 uint8_t *const *scratch, uint8_t *packed, uint8_t *strips)
 {
     Tiles before;
     begin(&before);
-    block_backward(s, weights, x, h, m, gy, more, gx, gradients, gm, gh, strips, rows);
+    group_backward(s, blocks, weights, x, m, g, by_x, gradients, scratch, packed, strips);
     leave(&before);
 }
 
@@ -488,8 +530,7 @@ KERNEL static void all_linear(const Shape *s, Linear *l, const float *weights, i
                               int64_t part, const float *bias, const uint8_t *plus, uint8_t *out)
 {
     static _Thread_local uint8_t packed[4 * MATRIX] __attribute__((aligned(64)));
-    const int64_t line = s->width + 2, at = (s->lead + 2 * line) * PIXEL;
-    const int64_t count = ((int64_t)s->images * (s->height + 2) - 2) * line;
+    const int64_t at = start_of(s), count = pixels_of(s, s->images);
     for (int k = 0; k < l->parts; k++) {
         pack_matrix(packed + k * MATRIX, weights + k * part, output, input);
         l->in[k] += at;
@@ -503,7 +544,7 @@ KERNEL static void all_linear(const Shape *s, Linear *l, const float *weights, i
         linear(l, count, PLUS);
     else
         linear(l, count, 0);
-    if (bias) clean(out, s, 0, s->images);
+    if (bias) clean(out + at, s, s->images);
 }
 
 /* out = sum over parts of weights * in (+ bias) (+ plus). The weight of output o and input i of part k
@@ -522,8 +563,8 @@ EXPORT void train_linear(const Shape *s, const uint8_t *const in[4], int32_t par
 KERNEL static void all_linear_weights(const Shape *s, const uint8_t *x, const uint8_t *g, float *weights, int64_t row,
                                       float *bias, uint8_t *strips)
 {
-    const int64_t line = s->width + 2, at = (s->lead + 2 * line) * PIXEL;
-    linear_weights(x + at, g + at, ((int64_t)s->images * (s->height + 2) - 2) * line, weights, row, bias, strips);
+    const int64_t at = start_of(s);
+    linear_weights(x + at, g + at, pixels_of(s, s->images), weights, row, bias, strips);
 }
 
 /* Add the gradients of a 1x1's 64 x 64 weights, `row` apart, and of its bias if there is one. */
@@ -539,11 +580,10 @@ EXPORT void train_linear_weights(const Shape *s, const uint8_t *x, const uint8_t
 /* Make all zero that is no pixel of a picture; a plane has `pixels` in all. */
 KERNEL EXPORT void train_clear(const Shape *s, uint8_t *plane, int64_t pixels)
 {
-    const int64_t line = s->width + 2, first = s->lead + 2 * line;
-    const int64_t end = first + ((int64_t)s->images * (s->height + 2) - 2) * line;
-    memset(plane, 0, (size_t)(first * PIXEL));
-    clean(plane, s, 0, s->images);
-    memset(plane + end * PIXEL, 0, (size_t)((pixels - end) * PIXEL));
+    const int64_t at = start_of(s), end = at + pixels_of(s, s->images) * PIXEL;
+    memset(plane, 0, (size_t)at);
+    clean(plane + at, s, s->images);
+    memset(plane + end, 0, (size_t)(pixels * PIXEL - end));
 }
 
 /* Between a plane and four of half its height and width: those of even and odd rows and columns. */

@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 _INTERFACE = 1  # of kernel.c
 _CHANNELS = 64
 _LEAD, _BEHIND = 64, 96  # zero pixels around a plane
-_STRIP = 512  # px; the buffers of kernel.c's strips
-_STRIP_BYTES = 64 * (_STRIP * 2 + 64) + _STRIP * 128
+_STRIP = 512  # px, as in kernel.c
+_SCRATCH = 5  # planes of one part
+_PACKED = 60 * 1024  # bytes, of a block's weights as tiles
 _TOGETHER = 4608  # px that a block handles at a time: what it works on fits into a second-level cache
 _SAMPLES = 7  # of a pixel, whose 9 taps fit into 64 channels
 
@@ -209,10 +210,11 @@ class _Layout:
         part = (together * (height + 2) - 2) * line
         margin = 2 * line + 64
         size = (part + 2 * margin) * _CHANNELS
-        self.gm, self.gh = (torch.zeros(size, dtype=torch.bfloat16) for _ in range(2))
-        self.margin = margin * _CHANNELS * 2  # bytes
-        self.rows = torch.empty(64 * ((part + 2 * margin + 64) * 2 + 192), dtype=torch.uint8)
-        self.strips = torch.empty(_STRIP_BYTES, dtype=torch.uint8)
+        self._margin = margin * _CHANNELS * 2  # bytes
+        self._parts = [torch.zeros(size, dtype=torch.bfloat16) for _ in range(_SCRATCH)]
+        self.scratch = (ctypes.c_void_p * _SCRATCH)(*(p.data_ptr() + self._margin for p in self._parts))
+        pairs = max(_STRIP, 2 * (_STRIP + 4 * line + 8)) * 64
+        self.strips = torch.empty(64 * (_STRIP * 2 + 64) + 2 * pairs, dtype=torch.uint8)
         self._quarters: list[Tensor] = []
 
     def empty(self) -> Tensor:
@@ -259,7 +261,7 @@ def _call(name: str, shape: _Shape, *values: Any) -> None:
 
 
 def _pointers(planes: Sequence[Tensor]) -> Any:
-    return (ctypes.c_void_p * 4)(*(p.data_ptr() for p in planes))
+    return (ctypes.c_void_p * max(4, len(planes)))(*(p.data_ptr() for p in planes))
 
 
 def _linear(
@@ -429,54 +431,61 @@ class _Group(Function):
     @staticmethod
     def forward(ctx: Any, layout: _Layout, x: Tensor, *parameters: Tensor) -> Tensor:
         values = [p.contiguous() for p in parameters]
-        kept = [x]
-        y = x
-        for k in range(0, len(values), _PARAMETERS):
-            h, m, out = layout.empty(), layout.empty(), layout.empty()
-            block = _Block(*(p.data_ptr() for p in values[k : k + _PARAMETERS]))
-            skip = x if k + _PARAMETERS == len(values) else None
-            _call("block_forward", layout.shape, ctypes.byref(block), y, skip, h, m, out)
-            kept += [h, m]
-            y = out
-            if skip is None:
-                kept.append(y)
+        blocks = len(values) // _PARAMETERS
+        middle, out = ([layout.empty() for _ in range(blocks)] for _ in range(2))
+        _call(
+            "group_forward",
+            layout.shape,
+            ctypes.c_int32(blocks),
+            _blocks(values),
+            x,
+            _pointers(middle),
+            _pointers(out),
+            ctypes.c_void_p(layout.scratch[0]),
+            _packed(blocks),
+        )
         ctx.layout = layout
-        ctx.save_for_backward(*kept, *values)
-        return y
+        ctx.save_for_backward(x, *out[:-1], *middle, *values)
+        return out[-1]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (g,) = gradients
-        layout = ctx.layout
-        saved = ctx.saved_tensors
-        blocks = len(saved) // (3 + _PARAMETERS)
-        kept, values = saved[: 3 * blocks], saved[3 * blocks :]
+        layout, saved = ctx.layout, ctx.saved_tensors
+        blocks = len(saved) // (2 + _PARAMETERS)
+        values = saved[2 * blocks :]
         by_values = [torch.zeros_like(p) for p in values]
-        gy = g
-        for k in reversed(range(blocks)):
-            x, h, m = kept[3 * k : 3 * k + 3]
-            part = slice(k * _PARAMETERS, (k + 1) * _PARAMETERS)
-            block = _Block(*(p.data_ptr() for p in values[part]))
-            to = _Block(*(p.data_ptr() for p in by_values[part]))
-            gx = layout.empty()
-            _call(
-                "block_backward",
-                layout.shape,
-                ctypes.byref(block),
-                x,
-                h,
-                m,
-                gy,
-                g if k == 0 else None,
-                gx,
-                ctypes.byref(to),
-                ctypes.c_void_p(layout.gm.data_ptr() + layout.margin),
-                ctypes.c_void_p(layout.gh.data_ptr() + layout.margin),
-                layout.strips,
-                layout.rows,
-            )
-            gy = gx
-        return None, gy, *by_values
+        by_x = layout.empty()
+        _call(
+            "group_backward",
+            layout.shape,
+            ctypes.c_int32(blocks),
+            _blocks(values),
+            _pointers(saved[:blocks]),
+            _pointers(saved[blocks : 2 * blocks]),
+            g,
+            by_x,
+            _blocks(by_values),
+            layout.scratch,
+            _packed(blocks),
+            layout.strips,
+        )
+        return None, by_x, *by_values
+
+
+def _blocks(values: Sequence[Tensor]) -> Any:
+    """Return the addresses of the parameters of all blocks of a group, or of their gradients."""
+    pointers = [v.data_ptr() for v in values]
+    count = len(pointers) // _PARAMETERS
+    return (_Block * count)(
+        *(_Block(*pointers[k * _PARAMETERS : (k + 1) * _PARAMETERS]) for k in range(count))
+    )
+
+
+@functools.cache
+def _packed(blocks: int) -> Tensor:
+    """Return where the weights of a group are laid out as tiles."""
+    return torch.empty(blocks * _PACKED, dtype=torch.uint8)
 
 
 class _Cut(Function):
