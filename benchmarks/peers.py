@@ -19,27 +19,37 @@ import argparse
 import importlib.util
 import json
 import math
+import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from architectures import DnCNN, DRUNet, FFDNet
+from quality import PUBLISHED, add_noise, find_set, load_set
 from roofline import clock, least, processor
 from torch import nn
 
+import mdrn_plugin
 from mdrn_plugin.engine.device import resolve_precision
 from mdrn_plugin.engine.run import Job, run_plane
 from mdrn_plugin.networks.mdrn import MDRN, FoldedMDRN
 from mdrn_plugin.plan import TILE_CPU
+from mdrn_plugin.zoo import shipped
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# What the fast tier is built with; see docs/decisions/0005-engine.md.
-FAST = {"blocks": 1, "channels": 32, "unshuffle": 2}
-OURS: dict[str, dict[str, int]] = {"fast": FAST, "2B": {"blocks": 2}, "8B": {"blocks": 8}}
 SIGMA = 25 / 255
+PLOTTED = "Set12"
+TIERS = {"fast": "fast", "2B": "balanced", "8B": "best"}
+
+
+def ours() -> dict[str, dict[str, Any]]:
+    """Return the settings of our networks for gray pictures; those of the fast tier as it ships."""
+    fast = next(d for d in shipped().descriptors if d.tier == "fast" and d.colours == 1)
+    return {"fast": dict(fast.settings), "2B": {"blocks": 2}, "8B": {"blocks": 8}}
 
 
 def test_picture(size: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -104,10 +114,7 @@ def psnr(clean: NDArray[Any], image: NDArray[Any]) -> float:
 
 def shipped_psnr(clean: NDArray[np.float32], noisy: NDArray[np.float32], quality: str) -> float | None:
     """Return the PSNR of the weights that ship for a quality; None if there are none."""
-    import mdrn_plugin
-    from mdrn_plugin.zoo import shipped
-
-    tier = {"fast": "fast", "2B": "balanced", "8B": "best"}[quality]
+    tier = TIERS[quality]
     if not any(d.tier == tier for d in shipped().descriptors):
         return None
     return psnr(clean, mdrn_plugin.denoise(noisy, noise="25", quality=tier))
@@ -123,7 +130,7 @@ def measure(size: int, threads: int, repeat: int, *, quick: bool = False) -> lis
     dtypes = {"bf16": torch.bfloat16, "fp32": torch.float32}
     calls: list[tuple[str, str, Callable[[], Any]]] = []
     for precision in precisions:
-        for name, settings in OURS.items():
+        for name, settings in ours().items():
             calls.append((f"MDRN {name}", precision, our_network(settings, noisy, precision)))
         for network in (DnCNN(), FFDNet(), DRUNet()):
             for side in (256,) if quick else (128, 256, 512):
@@ -141,7 +148,7 @@ def measure(size: int, threads: int, repeat: int, *, quick: bool = False) -> lis
     ]
     for row in rows:
         kind = str(row["method"]).removeprefix("MDRN ")
-        if kind in OURS and row["precision"] == precisions[0]:
+        if kind in TIERS and row["precision"] == precisions[0]:
             row["psnr"] = shipped_psnr(clean, noisy, kind)
     for name, plain in plain_methods(noisy):
         seconds = least(plain, now, 0, 1)
@@ -170,19 +177,49 @@ def ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
     return {name: round(fastest[a] / fastest[b], 3) for name, (a, b) in pairs.items()}
 
 
-def plot(rows: list[dict[str, Any]], path: str) -> None:
-    """Draw PSNR over speed for what has both."""
+def level_of(method: str, data: Path | None) -> tuple[float, bool] | None:
+    """Return the PSNR on Set12 at 25/255, and whether it is a published one; None if there is neither."""
+    kind = method.removeprefix("MDRN ")
+    if kind in TIERS:
+        key = f"{PLOTTED}/25"
+        known = [d.psnr[key] for d in shipped().descriptors if d.tier == TIERS[kind] and key in d.psnr]
+        return (max(known), False) if known else None
+    if method in PUBLISHED[PLOTTED]:
+        return PUBLISHED[PLOTTED][method][25], True
+    if data is None:
+        return None
+    levels = []
+    for name, clean in load_set(find_set(data / "bench", PLOTTED)):
+        call = dict(plain_methods(add_noise(clean, 25, name)))[method]
+        levels.append(psnr(clean, call()))
+    return float(np.mean(levels)), False
+
+
+def plot(rows: list[dict[str, Any]], path: str, data: Path | None, title: str) -> None:
+    """Draw PSNR over speed, each method in its fastest precision."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(6, 4))
+    figure, axes = pyplot.subplots(figsize=(7, 4.2))
+    fastest: dict[str, float] = {}
     for row in rows:
-        if row["psnr"] is not None:
-            axes.plot(row["mp_per_s"], row["psnr"], "o")
-            axes.annotate(row["method"], (row["mp_per_s"], row["psnr"]), fontsize=8)
-    axes.set(xscale="log", xlabel="megapixels per second", ylabel="PSNR, dB (synthetic picture, 25/255)")
+        fastest[row["method"]] = max(fastest.get(row["method"], 0.0), row["mp_per_s"])
+    for method, speed in fastest.items():
+        found = level_of(method, data)
+        if found is None:
+            continue
+        level, published = found
+        colour = "tab:red" if method.startswith("MDRN") else "tab:blue"
+        axes.plot(speed, level, "o", color=colour, markerfacecolor="white" if published else colour)
+        axes.annotate(method, (speed, level), (6, 4), textcoords="offset points", fontsize=9)
+    axes.set(xscale="log", xlabel="megapixels per second", ylabel="PSNR on Set12, σ 25, dB", title=title)
+    axes.margins(0.15)
+    axes.grid(alpha=0.3)
+    axes.plot([], [], "o", color="grey", label="measured")
+    axes.plot([], [], "o", color="grey", markerfacecolor="white", label="published PSNR, speed measured")
+    axes.legend(loc="lower left", fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=150)
 
@@ -199,6 +236,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeat", type=int, default=4)
     parser.add_argument("--plot", metavar="FILE")
+    parser.add_argument(
+        "--data", default=os.environ.get("MDRN_DATA"), help="for the plot; default: MDRN_DATA"
+    )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -213,7 +253,10 @@ def main() -> None:
         print(f"| {row['method']} | {row['precision']} | {row['mp_per_s']:.3f} | {level} |")
     print()
     if options.plot:
-        plot(rows, options.plot)
+        title = (
+            f"{processor()}, {options.threads} thread{'s' * (options.threads > 1)}, best precision of each"
+        )
+        plot(rows, options.plot, Path(options.data) if options.data else None, title)
     if options.json:
         print(json.dumps({**found, "threads": options.threads, "size": size, "rows": rows}))
     else:

@@ -151,6 +151,12 @@ class CropRules:
     rescale: tuple[float, float] = (0.6, 1.0)  # random downscale of large pictures
     rescale_above_px: int = 500_000  # pictures with fewer pixels are taken as they are
     shuffle_colours: bool = False  # random order of R, G, B
+    smooth: float = 0.0  # share of the patches that look as a microscope's pictures do
+
+
+# What makes a patch smooth: pictures as wide as this many patches, made so many times smaller than the
+# patch, enlarged to it, and darkened by an exponent.
+_WIDE, _SMALLER, _DARKER = (1.0, 3.0), (1.5, 6.0), (1.0, 3.0)
 
 
 class Crops:
@@ -186,6 +192,9 @@ class Crops:
 
     def _patch(self, rng: np.random.Generator, index: int) -> Tensor:
         rules, e = self._rules, self._pack.entries[index]
+        if rules.smooth and rng.random() < rules.smooth:
+            patch = self._smooth(rng, index)
+            return dihedral(patch, int(rng.integers(8)))
         scale = 1.0
         if e.height * e.width > rules.rescale_above_px:
             scale = rng.uniform(*rules.rescale)
@@ -194,17 +203,33 @@ class Crops:
         left = int(rng.integers(e.width - side + 1))
         patch = _to_tensor(self._pack.crop(index, top, left, side, side), rules.colours)
         if side != rules.patch:
-            patch = functional.interpolate(
-                patch[None],
-                size=(rules.patch, rules.patch),
-                mode="bicubic",
-                antialias=True,
-                align_corners=False,
-            )[0].clamp_(0, 1)
+            patch = _resized(patch, rules.patch)
         patch = dihedral(patch, int(rng.integers(8)))
         if rules.shuffle_colours and rules.colours == 3:
             patch = patch[torch.from_numpy(rng.permutation(3))]
         return patch
+
+
+    def _smooth(self, rng: np.random.Generator, index: int) -> Tensor:
+        """Return a patch without fine detail, mostly dark: what a microscope makes of its optics and few photons.
+
+        The picture is made smaller first, which takes its own noise away.
+        """
+        rules, e = self._rules, self._pack.entries[index]
+        side = min(int(rules.patch * rng.uniform(*_WIDE)), e.height, e.width)
+        top = int(rng.integers(e.height - side + 1))
+        left = int(rng.integers(e.width - side + 1))
+        patch = _to_tensor(self._pack.crop(index, top, left, side, side), rules.colours)
+        small = round(rules.patch / math.exp(rng.uniform(*np.log(_SMALLER))))
+        patch = _resized(_resized(patch, small), rules.patch)
+        return patch ** rng.uniform(*_DARKER)
+
+
+def _resized(x_CHW: Tensor, side: int) -> Tensor:
+    out = functional.interpolate(
+        x_CHW[None], size=(side, side), mode="bicubic", antialias=True, align_corners=False
+    )
+    return out[0].clamp_(0, 1)
 
 
 def dihedral(x_CHW: Tensor, k: int) -> Tensor:

@@ -252,7 +252,11 @@ class _Trainer:
             kept, used = used[::25], [i for k, i in enumerate(used) if k % 25]
         side = recipe.patch + margin(recipe.degrade)
         rules = CropRules(
-            side, picture_colours(recipe), recipe.rescale, shuffle_colours=recipe.shuffle_colours
+            side,
+            picture_colours(recipe),
+            recipe.rescale,
+            shuffle_colours=recipe.shuffle_colours,
+            smooth=recipe.smooth,
         )
         self.crops = Crops(pack, used or kept, rules, recipe.seed)
         self.kept = kept[: recipe.validate_pictures]

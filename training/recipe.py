@@ -36,6 +36,7 @@ class Recipe:
     ema: float = 0.998
     rescale: tuple[float, float] = (0.6, 1.0)
     shuffle_colours: bool = False
+    smooth: float = 0.0  # share of the patches that look as a microscope's pictures do; see `data.Crops`
     validation: str = "DIV2K_valid_crops"  # folder of the data that is kept for validation
     validate_sigma_255: tuple[float, ...] = ()
     validate_every: int = 250  # steps
