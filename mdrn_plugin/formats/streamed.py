@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -29,7 +31,7 @@ _OLD_DEFLATE = 32946  # Deflate by its first number
 
 
 class InFile(Streamed):
-    """Pixels that lie in a file one after the other, read and written where they are asked for.
+    """Pixels that lie in a file, those of a plane one after the other; read and written where asked for.
 
     Parameters
     ----------
@@ -37,8 +39,8 @@ class InFile(Streamed):
         Open; it is closed with the last reference to the pixels.
     name : str
         Of the file, for messages.
-    offset : int
-        Of the first pixel.
+    offsets : sequence of int
+        Of the first pixel of each plane; planes that follow one another are a `range`.
     shape : tuple of int
         Rows and columns last, then samples if there are some.
     dtype : dtype
@@ -53,13 +55,13 @@ class InFile(Streamed):
         self,
         file: BinaryIO,
         name: str,
-        offset: int,
+        offsets: Sequence[int],
         shape: tuple[int, ...],
         dtype: np.dtype[Any],
         samples: bool,
         target: Path | None = None,
     ) -> None:
-        self._file, self._name, self._offset, self._stored = file, name, offset, dtype
+        self._file, self._name, self._offsets, self._stored = file, name, offsets, dtype
         self._inner = 3 if samples else 2  # axes of a plane
         self._target = target
         self._lock = threading.Lock()
@@ -104,12 +106,12 @@ class InFile(Streamed):
         self, box: NDArray[Any], index: tuple[int, ...], lead: tuple[slice, ...], rows: slice, columns: slice
     ) -> list[tuple[NDArray[Any], int]]:
         """Return the pieces of a box of one plane that lie in one piece in the file, and where."""
-        height, width = self.shape[-self._inner :][:2]
+        width = self.shape[-self._inner + 1]
         plane = 0
         for i, part, n in zip(index, lead, self.shape, strict=False):
             plane = plane * n + part.start + i
         pixel = self._samples * self._stored.itemsize
-        first = self._offset + ((plane * height + rows.start) * width + columns.start) * pixel
+        first = self._offsets[plane] + (rows.start * width + columns.start) * pixel
         if box.shape[1] == width:
             return [(box, first)] if box.size else []
         return [(row, first + k * width * pixel) for k, row in enumerate(box) if row.size]
@@ -128,6 +130,13 @@ class InFile(Streamed):
             view, offset = view[count:], offset + count
 
 
+def one_after_another(offset: int, shape: tuple[int, ...], dtype: np.dtype[Any], samples: bool) -> range:
+    """Return where the planes of an array begin that lies in a file in one piece."""
+    inner = 3 if samples else 2
+    plane = math.prod(shape[-inner:]) * dtype.itemsize
+    return range(offset, offset + math.prod(shape[:-inner]) * plane, plane)
+
+
 def scratch(target: Path, shape: tuple[int, ...], dtype: np.dtype[Any], *, samples: bool) -> InFile:
     """Return pixels to write to, on the disk that `target` will lie on; their file has no name.
 
@@ -137,9 +146,9 @@ def scratch(target: Path, shape: tuple[int, ...], dtype: np.dtype[Any], *, sampl
         The folder cannot be written, or has no room for them.
     """
     kind = np.dtype(dtype)
-    nbytes = int(np.prod(shape, dtype=object)) * kind.itemsize
-    file = open_scratch(target, nbytes)
-    return InFile(file, target.name, 0, shape, kind.newbyteorder("="), samples, target)
+    file = open_scratch(target, math.prod(shape) * kind.itemsize)
+    offsets = one_after_another(0, shape, kind, samples)
+    return InFile(file, target.name, offsets, shape, kind.newbyteorder("="), samples, target)
 
 
 class InSegments(Streamed):
@@ -254,6 +263,12 @@ def _shared(asked: slice, number: int, length: int) -> tuple[slice, slice]:
     )
 
 
+def _in_one_piece(page: Any, strip: int) -> bool:
+    """Whether the strips of a page follow one another, all but the last of `strip` bytes."""
+    starts, counts = list(page.dataoffsets), list(page.databytecounts)
+    return starts == [starts[0] + k * strip for k in range(len(starts))] and set(counts[:-1]) <= {strip}
+
+
 def of_series(path: Path, name: str, series: Any, order: str, planes: int) -> Streamed | None:
     """Return the pixels of a series of pages without reading them; None if they must be read as a whole.
 
@@ -277,13 +292,20 @@ def of_series(path: Path, name: str, series: Any, order: str, planes: int) -> St
         return None
     if int(page.fillorder) != 1 or int(page.compression) not in segments.LOSSLESS | {_OLD_DEFLATE}:
         return None
-    if series.dataoffset is not None and not series.is_multifile and int(page.predictor) == 1:
-        in_order = dtype.newbyteorder("<" if order == "<" else ">")
-        return InFile(open_regular(path), name, int(series.dataoffset), shape, in_order, samples)
     pages = list(series.pages)
     rows = int(page.tilelength if page.is_tiled else min(page.rowsperstrip, page.imagelength))
     columns = int(page.tilewidth if page.is_tiled else page.imagewidth)
-    if len(pages) != planes or rows * columns * stored * dtype.itemsize > _SEGMENT_BYTES:
+    segment = rows * columns * stored * dtype.itemsize
+    if int(page.predictor) == 1 and int(page.compression) == segments.NONE and not series.is_multifile:
+        in_order = dtype.newbyteorder("<" if order == "<" else ">")
+        starts: Sequence[int] | None = None
+        if series.dataoffset is not None:
+            starts = one_after_another(int(series.dataoffset), shape, dtype, samples)
+        elif len(pages) == planes and not page.is_tiled and all(_in_one_piece(p, segment) for p in pages):
+            starts = [int(p.dataoffsets[0]) for p in pages]
+        if starts is not None:
+            return InFile(open_regular(path), name, starts, shape, in_order, samples)
+    if len(pages) != planes or segment > _SEGMENT_BYTES:
         return None
     count = -(-shape[-inner] // rows) * -(-shape[1 - inner] // columns)
     if any(len(p.dataoffsets) != count or len(p.databytecounts) != count for p in pages):

@@ -77,7 +77,8 @@ def open_lazily(path: Path) -> Picture:
     pixels: Any
     if one.dataoffset is not None and not one.is_multifile:
         tif.close()
-        pixels = streamed.InFile(open_regular(path), name, int(one.dataoffset), shape, stored, "S" in axes)
+        starts = streamed.one_after_another(int(one.dataoffset), shape, stored, "S" in axes)
+        pixels = streamed.InFile(open_regular(path), name, starts, shape, stored, "S" in axes)
     else:
         array = zarr.library().open(one.aszarr(level=0), mode="r")
         pixels = zarr.Lazy(array, name)
