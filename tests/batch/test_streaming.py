@@ -18,11 +18,13 @@ import tifffile
 from tiny_zoo import make_models
 
 from mdrn_plugin import cli, formats, picture
+from mdrn_plugin.engine import run as engine_run
 from mdrn_plugin.formats import segments, streamed
 from mdrn_plugin.noise import blocks
 
 COMMAND = [sys.executable, "-c", "from mdrn_plugin.cli import main; main()"]
-WISH = ("--model", "tiny", "--threads", "1", "--tile", "96")
+PLAIN = ("--model", "tiny", "--threads", "1")
+WISH = (*PLAIN, "--tile", "96")
 WHOLE, STREAMED = str(10**15), "0"  # MDRN_STREAM_BYTES
 
 Save = Callable[[Path], Any]
@@ -123,11 +125,13 @@ def batch(models: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
     return _Run(models, capsys, monkeypatch)
 
 
-def _both(batch: _Run, source: Path, folder: Path, *wishes: object) -> tuple[Path, dict[str, Any]]:
+def _both(
+    batch: _Run, source: Path, folder: Path, *wishes: object, wish: tuple[str, ...] = WISH
+) -> tuple[Path, dict[str, Any]]:
     """Denoise a file whole and streamed; return the streamed output, after comparing all, and its record."""
     records = []
     for name, stream_bytes in (("whole", WHOLE), ("streamed", STREAMED)):
-        code, out, err = batch(stream_bytes, "denoise", source, "-o", folder / name, *WISH, "--json", *wishes)
+        code, out, err = batch(stream_bytes, "denoise", source, "-o", folder / name, *wish, "--json", *wishes)
         assert code == 0, err
         record = json.loads(out.splitlines()[0])
         assert record.pop("seconds") >= 0
@@ -191,6 +195,22 @@ def test_streamed_plane_that_is_looked_at_through_windows_has_the_same_bytes(
     monkeypatch.setattr(blocks, "_WHOLE_PX", 50_000)
     KINDS["tiles.tif"](tmp_path / "a.tif")
     _both(batch, tmp_path / "a.tif", tmp_path)
+
+
+def test_streamed_plane_is_begun_anew_with_smaller_tiles_when_memory_runs_out(
+    batch: _Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = engine_run._run_tile
+
+    def run_tile(source: Any, target: Any, tile: Any, network: Any, job: Any, between: Any) -> None:
+        if job.tile == 1024 and tile.top > 0:  # some tiles are done by then
+            raise MemoryError
+        real(source, target, tile, network, job, between)
+
+    monkeypatch.setattr(engine_run, "_run_tile", run_tile)
+    tifffile.imwrite(tmp_path / "a.tif", _noisy(1200, 300), compression="zlib", rowsperstrip=64)
+    _, record = _both(batch, tmp_path / "a.tif", tmp_path, wish=PLAIN)
+    assert "memory ran out" in json.dumps(record)
 
 
 def test_streamed_file_is_planned_described_and_reported_as_a_whole_one(batch: _Run, tmp_path: Path) -> None:
