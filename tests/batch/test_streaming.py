@@ -358,4 +358,4 @@ def test_memory_of_a_streamed_plane_is_not_that_of_its_pixels(
 
     small, large = peak_mb(4000), peak_mb(20000)
     print(f"{small:.0f} MB for 16 megapixels, {large:.0f} MB for 400")
-    assert large - small < 250
+    assert large - small < 400  # measured: 50 and 270 (strips are decoded); read whole: 1,590
