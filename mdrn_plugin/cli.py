@@ -453,7 +453,7 @@ def _show_plans(jobs: Jobs, settings: Settings) -> int:
     failed = [f.reason for f in jobs.failures]
 
     def read(source: str | os.PathLike[str]) -> Picture:
-        return formats.read(source, max_pixels=settings.max_pixels)
+        return formats.read_or_stream(source, max_pixels=settings.max_pixels)
 
     for job in jobs.jobs:
         try:
@@ -490,7 +490,7 @@ def info(file: Path, limits: str | None, as_json: bool, **wishes: Any) -> None:
 
     options = options_of(wishes)
     whole = open_if_large(file, Path("volume.zarr")) if file.is_dir() else None
-    picture = formats.read(file) if whole is None else looked_at(whole)
+    picture = formats.read_or_stream(file) if whole is None else looked_at(whole)
     axes, lengths = (picture.axes, picture.shape) if whole is None else (whole.axes, whole.shape)
     given = parse_range(limits)
     if given is not None:

@@ -16,10 +16,11 @@ import secrets
 import shutil
 import struct
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from mdrn_plugin.errors import OutputExists, OutputUnusable
 
@@ -324,6 +325,55 @@ def open_part(folder: Path) -> tuple[BinaryIO, Path]:
             file.close()
             continue
         return file, part
+
+
+def open_scratch(target: Path, nbytes: int) -> BinaryIO:
+    """Open a temporary file without a name, where `target` will be: it is gone when its process is.
+
+    Parameters
+    ----------
+    target : Path
+        What the disk must have room for; its folder exists.
+    nbytes : int
+        Taken at once, so that a disk without room says so before any work.
+
+    Raises
+    ------
+    OutputUnusable
+        The folder cannot be written, or the disk has no room.
+    """
+    with _told_of(target):
+        # Where a file cannot be made without a name it has one of ours for a moment.
+        file = tempfile.TemporaryFile(dir=target.parent, prefix=PART_PREFIX, suffix=PART_SUFFIX)  # noqa: SIM115
+        try:
+            _take_room(file, nbytes)
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+
+def _take_room(file: Any, nbytes: int) -> None:
+    if hasattr(os, "posix_fallocate") and nbytes:
+        try:
+            os.posix_fallocate(file.fileno(), 0, nbytes)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP):
+                raise
+    file.truncate(nbytes)
+
+
+def write_at(file: BinaryIO, data: memoryview, offset: int, target: Path) -> None:
+    """Write into a file of `open_scratch`; raises what that raises."""
+    with _told_of(target):
+        while data:
+            if hasattr(os, "pwrite"):
+                count = os.pwrite(file.fileno(), data, offset)
+            else:
+                file.seek(offset)
+                count = file.write(data)
+            data, offset = data[count:], offset + count
 
 
 def _place_new(part: Path, target: Path) -> None:

@@ -26,6 +26,7 @@ AXES = "TZCYXS"
 _UNIT_INTERVAL = (-0.5, 1.5)
 _BULK = (0.1, 99.9)  # percent
 _SAMPLE_PX = 4_000_000  # pixels looked at to decide a range; quantiles need no more
+_PIECE_VALUES = 16_000_000  # read at a time
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -48,6 +49,89 @@ class ValueRange:
     white: float
     reason: str  # in words, for `info`
     given: bool = False  # by the user, not found in the file
+
+
+class Streamed:
+    """Pixels that stay in a file, sliced like numpy by integers and slices of step 1.
+
+    Rows and columns (YX) are the last axes, or the last but samples (S). Whoever takes a plane of them with
+    `Picture.plane` reads a box at a time; to take it by its index reads it whole.
+    """
+
+    shape: tuple[int, ...]
+    ndim: int
+    dtype: np.dtype[Any]
+
+    def __getitem__(self, place: Any) -> NDArray[Any]:
+        """Read a box."""
+        raise NotImplementedError
+
+    def __setitem__(self, place: Any, values: Any) -> None:
+        """Write a box."""
+        raise NotImplementedError
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """Read everything."""
+        return self[...].astype(dtype or self.dtype, copy=False)
+
+
+class StreamedPlane:
+    """Rows, columns and samples of one plane of streamed pixels; read and written where it is sliced.
+
+    Parameters
+    ----------
+    pixels : Streamed
+    index : tuple
+        As `Picture.planes` yields it.
+    samples : slice
+        Which of them, with start and stop.
+    """
+
+    ndim = 3
+
+    def __init__(self, pixels: Streamed, index: tuple[slice | int, ...], samples: slice) -> None:
+        self._pixels, self._index, self._samples = pixels, index, samples
+        self._lead = tuple(k for k in index if not isinstance(k, slice))
+        self._gray = pixels.ndim == len(self._lead) + 2
+        height, width = pixels.shape[len(self._lead) :][:2]
+        self.shape = (height, width, samples.stop - samples.start)
+        self.dtype = pixels.dtype
+
+    def samples(self, chosen: slice) -> StreamedPlane:
+        """Return the same plane with some of the samples."""
+        start, stop, _ = chosen.indices(self.shape[2])
+        first = self._samples.start
+        return StreamedPlane(self._pixels, self._index, slice(first + start, first + stop))
+
+    def __getitem__(self, place: slice | tuple[slice | int, ...]) -> NDArray[Any]:
+        """Read some rows, or rows and columns, of any steps; the row may be an integer."""
+        rows, columns = (*place, slice(None))[:2] if isinstance(place, tuple) else (place, slice(None))
+        assert isinstance(columns, slice)
+        if isinstance(rows, int):
+            return np.asarray(self[rows : rows + 1, columns][0])
+        top, bottom, step = rows.indices(self.shape[0])
+        if step != 1 and top < bottom:
+            return np.concatenate([self[y : y + 1, columns] for y in range(top, bottom, step)])
+        left, right, every = columns.indices(self.shape[1])
+        box = self._pixels[self._place(slice(top, bottom), slice(left, right))]
+        found: NDArray[Any] = (box[..., None] if self._gray else box)[:, ::every]
+        return found
+
+    def __setitem__(self, place: tuple[slice, slice], values: NDArray[Any]) -> None:
+        """Write some rows and columns."""
+        self._pixels[self._place(*place)] = values[..., 0] if self._gray else values
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """Read everything."""
+        return self[:].astype(dtype or self.dtype, copy=False)
+
+    def _place(self, rows: slice, columns: slice) -> tuple[int | slice, ...]:
+        return (*self._lead, rows, columns, *(() if self._gray else (self._samples,)))
+
+
+def samples_of(plane: Any, chosen: slice) -> Any:
+    """Return a plane of rows, columns and samples with some of the samples; a view."""
+    return plane.samples(chosen) if isinstance(plane, StreamedPlane) else plane[..., chosen]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -102,6 +186,23 @@ class Picture:
         for place in np.ndindex(*stacked):
             rest = iter(place)
             yield tuple(slice(None) if a in "YXS" else next(rest) for a in self.axes)
+
+    def bands(self) -> Iterator[tuple[slice | int, ...]]:
+        """Yield the planes in pieces of some rows each, as indices: about 16 million values at a time."""
+        y, row = self.axes.index("Y"), self.length("X") * self.length("S")
+        rows = max(1, _PIECE_VALUES // max(1, row))
+        for index in self.planes():
+            for top in range(0, self.length("Y"), rows):
+                yield (*index[:y], slice(top, top + rows), *index[y + 1 :])
+
+    def plane(self, index: tuple[slice | int, ...]) -> Any:
+        """Return one plane as rows, columns, samples, without alpha.
+
+        A view; of streamed pixels a `StreamedPlane`, which reads and writes where it is sliced.
+        """
+        if isinstance(self.pixels, Streamed):
+            return StreamedPlane(self.pixels, index, slice(0, self.colours))
+        return as_rows_columns_samples(np.asarray(self.pixels[index]), self.plane_axes, self.alpha)
 
     @property
     def plane_axes(self) -> str:
@@ -164,7 +265,7 @@ def _integer_range(pixels: Any, dtype: np.dtype[Any], bits: int | None) -> Value
     width = dtype.itemsize * 8
     stated = bits is not None and 0 < bits < width
     if stated or dtype == np.uint16:
-        top = max((int(np.max(part)) for part in _parts(pixels)), default=0)
+        top = max((int(np.max(piece)) for _, piece in _pieces(pixels)), default=0)
         if stated and bits is not None and top < 2**bits:
             return ValueRange(0.0, float(2**bits - 1), f"{bits} bit, as the file says")
         narrow = _sensor_bits(pixels, top) if dtype == np.uint16 else None
@@ -194,9 +295,9 @@ def _sensor_bits(pixels: Any, top: int) -> int | None:
             return narrow
         band = max(1, full // 256)
         clipped = near = 0
-        for part in _parts(pixels):
-            clipped += int(np.count_nonzero(part == top))
-            near += int(np.count_nonzero((part >= top - band) & (part < top)))
+        for _, piece in _pieces(pixels):
+            clipped += int(np.count_nonzero(piece == top))
+            near += int(np.count_nonzero((piece >= top - band) & (piece < top)))
         if clipped >= 4 and clipped > near:
             return narrow
     return None
@@ -220,19 +321,31 @@ def sample(pixels: Any, limit: int = _SAMPLE_PX) -> NDArray[Any]:
     size = int(np.prod(pixels.shape))
     if size <= limit:
         return np.asarray(pixels).ravel()
-    parts = list(_parts(pixels))
     step = max(1, size // limit)
-    return np.concatenate([part.ravel()[k % step :: step] for k, part in enumerate(parts)])
-
-
-def _parts(pixels: Any) -> Iterator[NDArray[Any]]:
-    """Yield the array piece by piece along its first axis, about 16 million values each."""
-    if pixels.ndim == 0 or 0 in pixels.shape:
-        return
     row = max(1, int(np.prod(pixels.shape[1:])))
-    rows = max(1, 16_000_000 // row)
-    for start in range(0, pixels.shape[0], rows):
-        yield np.asarray(pixels[start : start + rows])
+    part = max(1, _PIECE_VALUES // row) * row
+    found = []
+    for begin, piece in _pieces(pixels):
+        number = begin // part  # parts begin a little later each: columns are not met again and again
+        ahead = number * part + number % step - begin
+        # A copy: a view would keep its whole piece in memory.
+        found.append(piece[ahead if ahead >= 0 else ahead % step :: step].copy())
+    return np.concatenate(found)
+
+
+def _pieces(pixels: Any, lead: tuple[int, ...] = (), begin: int = 0) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Yield the array in order, at most `_PIECE_VALUES` at a time: (values before these, values)."""
+    shape = tuple(pixels.shape)[len(lead) :]
+    if not shape or 0 in shape:
+        return
+    row = int(np.prod(shape[1:]))
+    if row > _PIECE_VALUES and len(shape) > 1:
+        for k in range(shape[0]):
+            yield from _pieces(pixels, (*lead, k), begin + k * row)
+        return
+    rows = max(1, _PIECE_VALUES // row)
+    for start in range(0, shape[0], rows):
+        yield begin + start * row, np.asarray(pixels[(*lead, slice(start, start + rows))]).ravel()
 
 
 def channel_spread(picture: Picture) -> tuple[tuple[float, float], ...]:
@@ -248,8 +361,9 @@ def channel_spread(picture: Picture) -> tuple[tuple[float, float], ...]:
         chosen = planes[step // 2 :: step][:16]
         parts = []
         for index in chosen:
-            plane = np.asarray(picture.pixels[index])
-            if picture.alpha:
+            streamed = isinstance(picture.pixels, Streamed)
+            plane = picture.plane(index) if streamed else np.asarray(picture.pixels[index])
+            if picture.alpha and not streamed:
                 plane = np.moveaxis(plane, picture.plane_axes.index("S"), -1)[..., :-1]
             parts.append(sample(plane, _SAMPLE_PX // len(chosen)).astype(np.float64))
         values = np.concatenate(parts) if parts else np.zeros(0)

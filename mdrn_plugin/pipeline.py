@@ -83,6 +83,7 @@ def denoise_picture(
     options: Options,
     *,
     profiles: tuple[NoiseProfile, ...] | None = None,
+    out: Any = None,
     zoo: Zoo | None = None,
     progress: Progress | None = None,
     stop: Stop | None = None,
@@ -97,6 +98,8 @@ def denoise_picture(
         What the user wishes.
     profiles : tuple of NoiseProfile, optional
         One per channel (C), instead of measuring: the noise of the series that the picture is of.
+    out
+        As of `carry_out`.
     zoo : Zoo, optional
         Models to choose from; default: those shipped.
     progress : callable, optional
@@ -117,7 +120,7 @@ def denoise_picture(
     if profiles is None:
         profiles = measure(picture, options)
     plan = make_plan(picture, profiles, options, zoo)
-    result = carry_out(picture, profiles, plan, zoo=zoo, progress=progress, stop=stop)
+    result = carry_out(picture, profiles, plan, out=out, zoo=zoo, progress=progress, stop=stop)
     return dataclasses.replace(result, seconds=time.perf_counter() - began)
 
 
@@ -126,7 +129,7 @@ def carry_out(
     profiles: tuple[NoiseProfile, ...],
     plan: Plan,
     *,
-    out: np.ndarray[Any, Any] | None = None,
+    out: Any = None,
     zoo: Zoo | None = None,
     progress: Progress | None = None,
     stop: Stop | None = None,
@@ -144,9 +147,9 @@ def carry_out(
         One per channel (C) of `picture`, as is ``plan.steps``.
     plan : Plan
         From `make_plan`.
-    out : ndarray, optional
+    out : ndarray or Streamed, optional
         Where to write the pixels: shape and dtype of ``picture.pixels``, such as a memory-mapped
-        file. A new array if left out.
+        file or `formats.scratch_like`. A new array if left out.
     zoo, progress, stop
         As of `denoise_picture`.
     """
@@ -215,7 +218,7 @@ def make_plan(
             colours=picture.colours,
             spread=channel_spread(picture),
             samples_joint=picture.colours == 3,
-            jpeg=picture.axes == "YXS" and was_jpeg(picture.pixels[..., : picture.colours]),
+            jpeg=picture.axes == "YXS" and was_jpeg(picture.plane((slice(None),) * 3)),
         )
         plan = resolve(facts, profiles, options, zoo, machine)
     if options.along is None:

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mdrn_plugin.picture import as_rows_columns_samples
-
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -341,8 +339,7 @@ def _windows(noisy: Picture, result: Picture) -> list[tuple[NDArray[Any], NDArra
         chosen = [own[i * len(own) // min(len(own), per_channel)] for i in range(min(len(own), per_channel))]
         places = max(1, per_channel // len(chosen))
         for index in chosen:
-            before = as_rows_columns_samples(np.asarray(noisy.pixels[index]), noisy.plane_axes, noisy.alpha)
-            after = as_rows_columns_samples(np.asarray(result.pixels[index]), noisy.plane_axes, noisy.alpha)
+            before, after = noisy.plane(index), result.plane(index)
             height, width = before.shape[:2]
             side = max(1, math.isqrt(places))
             for i in range(side):

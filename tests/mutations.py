@@ -256,6 +256,20 @@ MUTATIONS = (
     Mutation("fuzz", "files that are not reported go unnoticed", "tests/fuzz.py",
              '                wrong.append(f"{path.name}: was not reported")\n', "",
              "tests/test_fuzz.py -k planted"),
+    Mutation("streamed", "what is streamed is sampled elsewhere", "mdrn_plugin/picture.py",
+             "ahead if ahead >= 0 else ahead % step", "max(ahead, 0)",
+             "tests/formats/test_streamed.py -k sample_of"),
+    Mutation("streamed", "samples beside those that are written are lost", "mdrn_plugin/formats/streamed.py",
+             "            whole[..., asked[-1]] = kept\n",
+             "            whole[...] = 0\n            whole[..., asked[-1]] = kept\n",
+             "tests/formats/test_streamed.py -k scratch_is_written"),
+    Mutation("streamed", "a damaged strip is taken for a bug", "mdrn_plugin/formats/streamed.py",
+             "        except Exception as error:\n            reason",
+             "        except KeyError as error:\n            reason",
+             "tests/formats/test_streamed.py -k damaged"),
+    Mutation("streamed", "any decoder is let at it", "mdrn_plugin/formats/streamed.py",
+             "not in segments.LOSSLESS | {_OLD_DEFLATE}", "== 0",
+             "tests/formats/test_streamed.py -k changed_is_read"),
 )  # fmt: skip
 
 

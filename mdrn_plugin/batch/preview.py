@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mdrn_plugin.picture import as_rows_columns_samples, sample
+from mdrn_plugin.picture import sample
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,9 +54,7 @@ def make(noisy: Picture, result: Picture) -> Preview:
         noisy, result = _rendered(noisy, noisy), _rendered(result, noisy)
     planes = list(noisy.planes())
     index = planes[len(planes) // 2]
-    before, after = (
-        as_rows_columns_samples(np.asarray(p.pixels[index]), p.plane_axes, p.alpha) for p in (noisy, result)
-    )
+    before, after = noisy.plane(index), result.plane(index)
     low, high = _limits(noisy, after)
     turn = _orientation(noisy)
 
@@ -84,7 +82,7 @@ def _rendered(picture: Picture, like: Picture) -> Picture:
     return dataclasses.replace(picture, pixels=pixels, axes="YXS", range=decide_range(pixels), mosaic=None)
 
 
-def _limits(noisy: Picture, after: NDArray[Any]) -> tuple[float, float]:
+def _limits(noisy: Picture, after: Any) -> tuple[float, float]:
     """Return what is shown black and white: 8 bit as it is, all else by its quantiles."""
     if np.dtype(noisy.pixels.dtype) == np.uint8:
         return 0.0, 255.0
@@ -94,7 +92,7 @@ def _limits(noisy: Picture, after: NDArray[Any]) -> tuple[float, float]:
     return (low, high) if high > low else (low - 0.5, low + 0.5)
 
 
-def _places(before: NDArray[Any], after: NDArray[Any]) -> list[tuple[str, slice, slice]]:
+def _places(before: Any, after: Any) -> list[tuple[str, slice, slice]]:
     """Return where the result has most detail, and where most was removed."""
     height, width = before.shape[:2]
     side_y, side_x = min(CROP_PX, height), min(CROP_PX, width)
@@ -114,10 +112,10 @@ def _places(before: NDArray[Any], after: NDArray[Any]) -> list[tuple[str, slice,
     return places
 
 
-def _reduced(plane: NDArray[Any], step: int) -> NDArray[Any]:
+def _reduced(plane: Any, step: int) -> NDArray[Any]:
     """Return means over blocks of step x step; what does not fill a block is left out."""
     if step == 1:
-        return plane
+        return np.asarray(plane)
     # A strip narrower than a block is one block wide.
     high, wide = min(step, plane.shape[0]), min(step, plane.shape[1])
     rows, columns, samples = plane.shape[0] // high, plane.shape[1] // wide, plane.shape[2]

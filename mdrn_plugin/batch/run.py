@@ -8,6 +8,7 @@ files are in work at once, and they are told in the order of the jobs.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import time
 from collections import deque
@@ -492,7 +493,8 @@ class Session:
             )
         task.picture = self._open_volume(task)
         if task.picture is None:
-            task.picture = prepare(job.source, job.target, settings.value_range, read=self._read_picture)
+            read = functools.partial(self._read_picture, target=job.target)
+            task.picture = prepare(job.source, job.target, settings.value_range, read=read)
         # After reading, which refuses pipes: those would be waited for here.
         task.sha256 = _hashed(job.source)
 
@@ -531,12 +533,17 @@ class Session:
             )
         return "done before"
 
-    def _read_picture(self, source: str | os.PathLike[str]) -> Picture:
+    def _read_picture(self, source: str | os.PathLike[str], target: Path | None = None) -> Picture:
+        from mdrn_plugin import formats
+
+        # What stays in its file is decoded here, by the few decoders of lossless TIFF.
+        if target is None or formats.format_of_suffix(target) == "tiff":
+            streamed = formats.open_streamed(source, max_pixels=self._settings.max_pixels)
+            if streamed is not None:
+                return streamed
         # Stores of zarr are read here: their decoders are few, and checked before they are called.
         if self._decoder is not None and not os.path.isdir(source):
             return self._decoder.read(source)
-        from mdrn_plugin import formats
-
         return formats.read(source, max_pixels=self._settings.max_pixels)
 
     def _compute(self, task: _Task) -> None:
@@ -553,6 +560,7 @@ class Session:
             task.picture,
             self._settings.options,
             profiles=profiles,
+            out=self._room_for(task),
             progress=lambda done, total: self._between_tiles(task, done, total),
             stop=self._stops,
         )
@@ -564,6 +572,17 @@ class Session:
             task.picture = None
         if _fingerprint(task.job.source, self._digest) != task.key:
             raise CannotRead(f"{task.job.source}: changed while it was read; run again when it is complete")
+
+    def _room_for(self, task: _Task) -> Any:
+        """Return where the result of a picture that stays in its file goes; None: into memory."""
+        from mdrn_plugin import formats
+        from mdrn_plugin.picture import Streamed
+
+        assert task.picture is not None
+        if not isinstance(task.picture.pixels, Streamed):
+            return None
+        _make_folder(task.job.target.parent)
+        return formats.scratch_like(task.picture, task.job.target)
 
     def _compute_volume(self, task: _Task) -> None:
         """Do all blocks here; they keep their place on the disk if the run ends before they are all done."""

@@ -14,7 +14,7 @@ from mdrn_plugin.engine.mosaic import MosaicRoute, count_mosaic_tiles, run_mosai
 from mdrn_plugin.engine.packed import count_packed_tiles, run_packed
 from mdrn_plugin.engine.routes import Route, count_route_tiles, run_route, stabilised
 from mdrn_plugin.engine.run import Job, count_tiles, run_plane
-from mdrn_plugin.picture import as_rows_columns_samples
+from mdrn_plugin.picture import as_rows_columns_samples, samples_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 def run_plan(
     picture: Picture,
-    out: NDArray[Any],
+    out: Any,
     plan: Plan,
     zoo: Zoo,
     *,
@@ -40,7 +40,7 @@ def run_plan(
     ----------
     picture : Picture
         Never written to.
-    out : ndarray
+    out : ndarray or Streamed
         Shape and dtype of ``picture.pixels``; alpha is copied into it.
     plan : Plan
         One step per channel (C).
@@ -76,20 +76,21 @@ def run_plan(
         if progress is not None:
             progress(done, total)
 
+    written = dataclasses.replace(picture, pixels=out)
+    if picture.alpha or None in jobs:
+        for index in picture.bands():
+            if picture.alpha or jobs[picture.channel_of(index)] is None:
+                out[index] = np.asarray(picture.pixels[index])
     with threads(plan.threads):
         for index in planes:
-            source = np.asarray(picture.pixels[index])
             channel = picture.channel_of(index)
             job = jobs[channel]
-            if job is None or picture.alpha:
-                out[index] = source
             if job is None:
                 continue
-            before = as_rows_columns_samples(source, picture.plane_axes, picture.alpha)
-            after = as_rows_columns_samples(out[index], picture.plane_axes, picture.alpha)
+            before, after = picture.plane(index), written.plane(index)
             route = routes[channel]
             for part in [slice(None)] if plan.joint else [slice(s, s + 1) for s in range(picture.colours)]:
-                places = (before[..., part], after[..., part])
+                places = (samples_of(before, part), samples_of(after, part))
                 if route is None:
                     job = run_plane(*places, job, tile_done=tile_done, stop=stop)
                 else:

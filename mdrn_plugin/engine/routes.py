@@ -102,8 +102,9 @@ def run_route(
             piece.top - piece.read_top : piece.bottom - piece.read_top,
             piece.left - piece.read_left : piece.right - piece.read_left,
         ]
-        target = target_HWC[piece.top : piece.bottom, piece.left : piece.right]
-        _bring_back(z_HWC[kept], d_HWC[kept], target, route, job)
+        result_HWC = np.empty(z_HWC[kept].shape, z_HWC.dtype)
+        _bring_back(z_HWC[kept], d_HWC[kept], result_HWC, route, job)
+        target_HWC[piece.top : piece.bottom, piece.left : piece.right] = result_HWC
     return dataclasses.replace(job, tile=inner.tile, device=inner.device, precision=inner.precision)
 
 

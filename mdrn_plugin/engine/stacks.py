@@ -7,6 +7,7 @@ by how alike it is in the surroundings of a pixel: what moves, counts for nothin
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,6 @@ from torch.nn import functional
 from mdrn_plugin.engine.device import threads
 from mdrn_plugin.engine.run import store
 from mdrn_plugin.errors import Cancelled
-from mdrn_plugin.picture import as_rows_columns_samples
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,7 +69,7 @@ def likeness(a_HWC: Plane, b_HWC: Plane, variance_HWC: Plane) -> Plane:
 
 def average_along(
     picture: Picture,
-    out: NDArray[Any],
+    out: Any,
     plan: Plan,
     profiles: tuple[NoiseProfile, ...],
     stop: Stop | None = None,
@@ -80,7 +80,7 @@ def average_along(
     ----------
     picture : Picture
         As it was before denoising.
-    out : ndarray
+    out : ndarray or Streamed
         Denoised pixels, shape and dtype of ``picture.pixels``.
     plan : Plan
         ``plan.along`` is one of the picture's axes.
@@ -97,9 +97,7 @@ def average_along(
     assert plan.along is not None
     black, unit = picture.range.black, picture.range.white - picture.range.black
     dtype = np.dtype(picture.pixels.dtype)
-
-    def seen(index: tuple[slice | int, ...]) -> NDArray[Any]:
-        return as_rows_columns_samples(out[index], picture.plane_axes, picture.alpha)
+    written = dataclasses.replace(picture, pixels=out)
 
     with threads(plan.threads):
         for line in _lines(picture, plan.along):
@@ -113,10 +111,10 @@ def average_along(
                 near = range(max(0, t - REACH), min(len(line), t + REACH + 1))
                 for k in near:
                     if k not in known:
-                        known[k] = ((seen(line[k]) - black) / unit).astype(np.float32)
+                        known[k] = ((written.plane(line[k])[:, :] - black) / unit).astype(np.float32)
                 others = [known[k] for k in near if k != t]
                 mean = _mean(known[t], others, profiles[channel])
-                seen(index)[...] = store(mean * unit + black, dtype, plan.saturate)
+                written.plane(index)[:, :] = store(mean * unit + black, dtype, plan.saturate)
                 known.pop(t - REACH, None)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from mdrn_plugin.errors import CannotHold, CannotRead, MdrnError, NotSupported, OutputUnusable
 from mdrn_plugin.files import write_atomic, write_folder_atomic
-from mdrn_plugin.formats.limits import DEFAULT_MAX_PIXELS
+from mdrn_plugin.formats.limits import DEFAULT_MAX_PIXELS, stream_bytes
 from mdrn_plugin.formats.sniffing import is_zarr, open_regular, shown, sniff, sniff_open
 
 if TYPE_CHECKING:
@@ -173,6 +173,61 @@ def open_lazily(path: str | os.PathLike[str]) -> Picture:
 
             return tiff_lazy.open_lazily(where)
     raise NotSupported(f"{name}: cannot be read in parts; use TIFF or OME-Zarr")
+
+
+def open_streamed(path: str | os.PathLike[str], *, max_pixels: int | None = None) -> Picture | None:
+    """Open a large TIFF file as `read` does, but leave its pixels in the file; None for any other.
+
+    Parameters
+    ----------
+    path, max_pixels
+        As of `read`.
+
+    Returns
+    -------
+    Picture or None
+        ``pixels`` is a `mdrn_plugin.picture.Streamed`; all else is as `read` says. None: `read` it. How large
+        is large: `mdrn_plugin.formats.limits.stream_bytes`.
+
+    Raises
+    ------
+    CannotRead, NotSupported
+        As of `read`.
+    """
+    where = Path(path)
+    beyond = stream_bytes()
+    # Of a small file that unpacks to a large picture most is constant: it is not worth it.
+    if not where.is_file() or os.stat(where).st_size < beyond // 64:
+        return None
+    with _reading(shown(where)):
+        with open_regular(where) as file:
+            kind = sniff_open(file)
+        if kind != "tiff":
+            return None
+        from mdrn_plugin.formats import tiff
+
+        return tiff.open_streamed(where, max_pixels, beyond)
+
+
+def read_or_stream(path: str | os.PathLike[str], *, max_pixels: int | None = None) -> Picture:
+    """Read a picture; the pixels of a large TIFF stay in the file, see `open_streamed`."""
+    picture = open_streamed(path, max_pixels=max_pixels)
+    return read(path, max_pixels=max_pixels) if picture is None else picture
+
+
+def scratch_like(picture: Picture, target: str | os.PathLike[str]) -> Any:
+    """Return pixels of a picture's shape and dtype to write to, in a nameless file where `target` will be.
+
+    Raises
+    ------
+    OutputUnusable
+        Its folder cannot be written, or the disk has no room.
+    """
+    from mdrn_plugin.formats import streamed
+
+    return streamed.scratch(
+        Path(target), picture.shape, np.dtype(picture.pixels.dtype), samples=picture.axes.endswith("S")
+    )
 
 
 def write(
@@ -405,7 +460,7 @@ _LOSSY_MEAN = 0.20
 
 def _compare(part: Path, picture: Picture, kind: str) -> None:
     """Raise `ValueError` unless the file decodes to the pixels that were meant."""
-    back = read(part, max_pixels=max(1, int(np.prod(picture.shape))))
+    back = read_or_stream(part, max_pixels=max(1, int(np.prod(picture.shape))))
     if kind != "tiff":
         meant, found = _one_plane(picture), _one_plane(back)
     else:
@@ -420,7 +475,7 @@ def _compare(part: Path, picture: Picture, kind: str) -> None:
         raise ValueError(f"decodes to shape {found.shape}, expected {meant.shape}")
     lossless = kind not in ("jpeg", "webp") or (kind == "webp" and getattr(back.metadata, "lossless", False))
     if lossless:
-        for index in picture.planes() if kind == "tiff" else [...]:
+        for index in picture.bands() if kind == "tiff" else [...]:
             one, other = np.asarray(meant[index]), np.asarray(found[index])
             if not np.array_equal(one, other, equal_nan=one.dtype.kind == "f"):
                 raise ValueError("decodes to other pixel values than were written")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
 from typing import BinaryIO
 
-from mdrn_plugin.errors import CannotRead, NotSupported
+from mdrn_plugin.errors import BadOption, CannotRead, NotSupported
 
 # 2 gigapixels: the largest slide scans; beyond it a file is read only if the user says so.
 DEFAULT_MAX_PIXELS = 2_000_000_000
@@ -14,6 +16,30 @@ DEFAULT_MAX_PIXELS = 2_000_000_000
 _MAX_RATIO = 2000
 _RATIO_FREE_BYTES = 256 * 2**20
 MAX_WHOLE_BYTES = 2**31
+# Pictures of more bytes than this stay in their file. Held whole, a picture in work takes its size twice, and
+# with the default of --jobs two others may be read and written meanwhile: an eighth of what is free.
+STREAM_BYTES = 256 * 2**20
+_STREAM_SHARE = 8
+
+
+def stream_bytes() -> int:
+    """Return the bytes of pixels from which on a TIFF file is streamed; `MDRN_STREAM_BYTES` decides if set.
+
+    Raises
+    ------
+    BadOption
+        It is no number.
+    """
+    told = os.environ.get("MDRN_STREAM_BYTES", "")
+    if told:
+        if not told.isdecimal():
+            raise BadOption(f"MDRN_STREAM_BYTES={told}: expected a number of bytes such as 268435456")
+        return int(told)
+    with contextlib.suppress(OSError, ValueError), open("/proc/meminfo", encoding="ascii") as file:
+        for line in file:
+            if line.startswith("MemAvailable:"):
+                return min(STREAM_BYTES, int(line.split()[1]) * 1024 // _STREAM_SHARE)
+    return STREAM_BYTES
 
 
 def check_pixels(name: str, width: int, height: int, planes: int, max_pixels: int | None) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -31,6 +31,8 @@ LOSSLESS = frozenset({NONE, LZW, DEFLATE, PACKBITS, LZMA, ZSTD})
 # Offsets of a classic file are 32 bit; the rest is room for the directories.
 CLASSIC_LIMIT = 2**32 - 2**25
 _STRIP_BYTES = 2**18
+_BAND_BYTES = 2**24  # written at a time of a strip that is not compressed
+_SHRUNK_ROWS = 64  # made at a time of a reduced copy
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -68,10 +70,12 @@ class PageWriter:
         file.seek(0)
         file.write(header(order, 0, big=big))
 
-    def add(
-        self, page: NDArray[Any], tags: Directory, layout: Layout, levels: Sequence[NDArray[Any]] = ()
-    ) -> None:
-        """Write the pixels of one page, rows x columns [x samples], and remember its directory."""
+    def add(self, page: Any, tags: Directory, layout: Layout, levels: Iterable[NDArray[Any]] = ()) -> None:
+        """Write the pixels of one page, rows x columns [x samples], and remember its directory.
+
+        The page has shape and dtype, and is sliced strip by strip or tile by tile. Reduced copies are asked
+        for one after the other, when the one before is written.
+        """
         main = self._store(page, tags, layout)
         small = dataclasses.replace(layout, subfile=1)
         self._pending.append((main, tuple(self._store(level, Directory(), small) for level in levels)))
@@ -99,13 +103,21 @@ class PageWriter:
         self.file.write(pack(directory, at, self.order, big=self.big))
         return at
 
-    def _store(self, page: NDArray[Any], tags: Directory, layout: Layout) -> Directory:
-        offsets, counts = [], []
-        for data in _segments(page, layout, self.order):
-            offsets.append(self.file.tell())
-            counts.append(len(data))
-            self.file.write(data)
+    def _store(self, page: Any, tags: Directory, layout: Layout) -> Directory:
+        offsets, counts = write_segments(self.file, page, layout, self.order)
         return describe(page.shape, page.dtype, tags, layout, self.order, self.big, offsets, counts)
+
+
+def write_segments(file: BinaryIO, page: Any, layout: Layout, order: str) -> tuple[list[int], list[int]]:
+    """Write the pixels of one page where the file stands; return where segments begin, and their bytes."""
+    offsets, counts = [], []
+    for pieces in _segments(page, layout, order):
+        offsets.append(file.tell())
+        counts.append(0)
+        for data in pieces:
+            counts[-1] += len(data)
+            file.write(data)
+    return offsets, counts
 
 
 def describe(
@@ -167,9 +179,11 @@ def strip_rows(shape: tuple[int, ...], dtype: np.dtype[Any], layout: Layout) -> 
     return min(shape[0], max(1, _STRIP_BYTES // max(1, shape[1] * samples * dtype.itemsize)))
 
 
-def _segments(page: NDArray[Any], layout: Layout, order: str) -> Iterator[bytes | memoryview]:
+def _segments(page: Any, layout: Layout, order: str) -> Iterator[Iterable[bytes | memoryview]]:
+    """Yield each segment as the pieces that follow one another in it."""
     encode = _encoder(layout.compression)
-    parts = [page[..., s] for s in range(page.shape[2])] if page.ndim == 3 and layout.planar else [page]
+    planar = len(page.shape) == 3 and layout.planar
+    parts = [page[..., s] for s in range(page.shape[2])] if planar else [page]
     for part in parts:
         if layout.tile:
             rows, columns = layout.tile
@@ -178,11 +192,17 @@ def _segments(page: NDArray[Any], layout: Layout, order: str) -> Iterator[bytes 
                     block = part[y : y + rows, x : x + columns]
                     pad = [(0, rows - block.shape[0]), (0, columns - block.shape[1])]
                     pad += [(0, 0)] * (block.ndim - 2)
-                    yield encode(_block_bytes(np.pad(block, pad, mode="edge"), layout, order), block.dtype)
+                    yield [encode(_block_bytes(np.pad(block, pad, mode="edge"), layout, order), block.dtype)]
         else:
             rows = strip_rows(page.shape, page.dtype, layout)
+            row_bytes = math.prod(part.shape[1:]) * part.dtype.itemsize
+            band = max(1, _BAND_BYTES // max(1, row_bytes)) if layout.compression == NONE else rows
             for y in range(0, part.shape[0], rows):
-                yield encode(_block_bytes(part[y : y + rows], layout, order), part.dtype)
+                end = min(part.shape[0], y + rows)
+                yield (
+                    encode(_block_bytes(part[top : min(end, top + band)], layout, order), part.dtype)
+                    for top in range(y, end, band)
+                )
 
 
 def _block_bytes(block: NDArray[Any], layout: Layout, order: str) -> bytes | memoryview:
@@ -243,19 +263,33 @@ def invert(pixels: NDArray[Any], top: int) -> NDArray[Any]:
     return inverted
 
 
-def shrink(page: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
-    """Return the page reduced to `shape` by means over blocks, in its own dtype."""
+def shrink(page: Any, shape: tuple[int, int]) -> NDArray[Any]:
+    """Return the page reduced to `shape` by means over blocks, in its own dtype.
+
+    Of a page that is not in memory some rows are read at a time.
+    """
+    if not isinstance(page, np.ndarray):
+        starts = np.append(np.arange(shape[0]) * page.shape[0] // shape[0], page.shape[0])
+        found = np.empty((*shape, *page.shape[2:]), page.dtype)
+        for k in range(0, shape[0], _SHRUNK_ROWS):
+            end = min(shape[0], k + _SHRUNK_ROWS)
+            found[k:end] = _shrunk(page[starts[k] : starts[end]], starts[k:end] - starts[k], shape[1])
+        return found
     if page.dtype.kind == "b":
         rows = np.arange(shape[0]) * page.shape[0] // shape[0]
         columns = np.arange(shape[1]) * page.shape[1] // shape[1]
         picked: NDArray[Any] = page[rows][:, columns]
         return picked
+    return _shrunk(page, np.arange(shape[0]) * page.shape[0] // shape[0], shape[1])
+
+
+def _shrunk(page: NDArray[Any], rows: NDArray[Any], columns: int) -> NDArray[Any]:
+    """Return means over blocks that begin at `rows`, in so many columns."""
     total: NDArray[Any] = page.astype(np.float64)
-    for axis, length in enumerate(shape):
-        starts = np.arange(length) * page.shape[axis] // length
+    for axis, starts in enumerate((rows, np.arange(columns) * page.shape[1] // columns)):
         ends = np.append(starts[1:], page.shape[axis])
         view = [1] * page.ndim
-        view[axis] = length
+        view[axis] = len(starts)
         total = np.add.reduceat(total, starts, axis=axis) / (ends - starts).reshape(view)
     if page.dtype.kind in "ui":
         info = np.iinfo(page.dtype)

@@ -26,7 +26,7 @@ from mdrn_plugin.formats.ifd import Directory, DirectoryReader
 from mdrn_plugin.formats.limits import check_pixels, check_ratio
 from mdrn_plugin.formats.segments import Layout
 from mdrn_plugin.formats.sniffing import open_regular, shown
-from mdrn_plugin.picture import Metadata, Picture, decide_range
+from mdrn_plugin.picture import Metadata, Picture, Streamed, decide_range
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -84,6 +84,20 @@ def read(path: Path, max_pixels: int | None) -> Picture:
     CannotRead, NotSupported
         See the door, `mdrn_plugin.formats.read`.
     """
+    picture = _read(path, max_pixels, None)
+    assert picture is not None
+    return picture
+
+
+def open_streamed(path: Path, max_pixels: int | None, beyond: int) -> Picture | None:
+    """Open a TIFF file whose pixels are more than `beyond` bytes, the same as `read` but for its pixels.
+
+    None if they are not, or must be read as a whole.
+    """
+    return _read(path, max_pixels, beyond)
+
+
+def _read(path: Path, max_pixels: int | None, beyond: int | None) -> Picture | None:
     import tifffile
 
     name = shown(path)
@@ -103,7 +117,7 @@ def read(path: Path, max_pixels: int | None) -> Picture:
         if ome.is_ome(description):
             ome.check(description, path)
         with log_of_tifffile() as log, tifffile.TiffFile(path) as tif:
-            return _read_series(path, name, tif, chain, offsets, first, log, max_pixels)
+            return _read_series(path, name, tif, chain, offsets, first, log, max_pixels, beyond)
 
 
 def _check_header(name: str, first: Directory, order: str, max_pixels: int | None) -> None:
@@ -129,7 +143,8 @@ def _read_series(
     first: Directory,
     log: list[logging.LogRecord],
     max_pixels: int | None,
-) -> Picture:
+    beyond: int | None,
+) -> Picture | None:
     vendor = next((words for flag, words in _VENDOR.items() if getattr(tif, flag, False)), None)
     if vendor is not None:
         raise NotSupported(
@@ -163,7 +178,16 @@ def _read_series(
     levels = _levels(name, one)
     if page.subifds and not levels:
         notes.append("sub-directories that are no pyramid were left out")
-    pixels = one.asarray()
+    pixels: Any
+    if beyond is None:
+        pixels = one.asarray()
+    else:
+        from mdrn_plugin.formats import streamed
+
+        large = math.prod(shape) * np.dtype(one.dtype).itemsize > beyond
+        pixels = streamed.of_series(path, name, one, chain.order, planes) if large else None
+        if pixels is None:
+            return None
     if pixels.shape != shape:
         raise CannotRead(f"{name}: expected pixels of shape {shape}, got {pixels.shape}; get an intact copy")
     check_log(name, log)
@@ -175,7 +199,7 @@ def _read_series(
 
 def _picture(
     name: str,
-    pixels: NDArray[Any],
+    pixels: Any,
     axes: str,
     page: Any,
     kind: str,
@@ -189,7 +213,7 @@ def _picture(
     photometric = int(page.photometric)
     extra = tuple(int(e) for e in page.extrasamples or ())
     layout = _layout_of(page, extra)
-    if "S" in axes:
+    if "S" in axes and not axes.endswith("S"):
         pixels = np.moveaxis(pixels, axes.index("S"), -1)
         axes = axes.replace("S", "") + "S"
     pixels, layout, bits = _plain_values(name, pixels, page, kind, layout, first, order, notes)
@@ -242,20 +266,21 @@ def _picture(
 
 def _plain_values(
     name: str,
-    pixels: NDArray[Any],
+    pixels: Any,
     page: Any,
     kind: str,
     layout: Layout,
     first: Directory,
     order: str,
     notes: list[str],
-) -> tuple[NDArray[Any], Layout, int | None]:
+) -> tuple[Any, Layout, int | None]:
     """Turn palettes, few bits and inverted gray into values that grow with light."""
     if pixels.dtype.kind not in "buif":
         raise NotSupported(
             f"{name}: values of type {pixels.dtype}, expected integers or floats; convert it first"
         )
-    pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+    if not isinstance(pixels, Streamed):  # they come in native order
+        pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     width = int(page.bitspersample)
     bits = width if pixels.dtype.kind == "u" and width < pixels.dtype.itemsize * 8 else None
     if page.photometric == 3:
@@ -301,7 +326,7 @@ def _is_smooth(colormap: NDArray[Any]) -> bool:
     return bool(step <= full // 12 and colormap.max() > colormap.min())
 
 
-def known_axes(name: str, axes: str, pixels: NDArray[Any]) -> tuple[str, NDArray[Any]]:
+def known_axes(name: str, axes: str, pixels: Any) -> tuple[str, Any]:
     """Give unknown stack axes one of the letters T, Z, C; join them if there are too many."""
     tail = "YXS" if axes.endswith("S") else "YX"
     if not axes.endswith(tail) or len(set(axes[-len(tail) :])) != len(tail):

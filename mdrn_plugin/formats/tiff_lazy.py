@@ -8,23 +8,17 @@ A file whose values must be changed to be pictures (palette, inverted gray, odd 
 from __future__ import annotations
 
 import math
-import os
-import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from mdrn_plugin.errors import CannotRead, NotSupported
-from mdrn_plugin.formats import ifd, ome, segments, tiff, zarr
+from mdrn_plugin.formats import ifd, ome, segments, streamed, tiff, zarr
 from mdrn_plugin.formats.ifd import DirectoryReader
-from mdrn_plugin.formats.slicing import boxes, without_integers
 from mdrn_plugin.formats.sniffing import open_regular, shown
 from mdrn_plugin.formats.tiff import TiffMetadata
 from mdrn_plugin.picture import Picture
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 
 def open_lazily(path: Path) -> Picture:
@@ -83,57 +77,9 @@ def open_lazily(path: Path) -> Picture:
     pixels: Any
     if one.dataoffset is not None and not one.is_multifile:
         tif.close()
-        pixels = _InOnePiece(path, name, int(one.dataoffset), shape, stored, "S" in axes)
+        starts = streamed.one_after_another(int(one.dataoffset), shape, stored, "S" in axes)
+        pixels = streamed.InFile(open_regular(path), name, starts, shape, stored, "S" in axes)
     else:
         array = zarr.library().open(one.aszarr(level=0), mode="r")
         pixels = zarr.Lazy(array, name)
     return Picture(pixels, axes, zarr.range_of(stored.newbyteorder("=")), metadata=metadata)
-
-
-class _InOnePiece:
-    """Pixels that lie in a file one after the other, read row by row where they are asked for."""
-
-    def __init__(
-        self, path: Path, name: str, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any], samples: bool
-    ) -> None:
-        self._file, self._name, self._offset, self._stored = open_regular(path), name, offset, dtype
-        self._inner = 3 if samples else 2  # axes of a plane
-        self._lock = threading.Lock()
-        self.shape, self.ndim, self.dtype = shape, len(shape), dtype.newbyteorder("=")
-
-    def __getitem__(self, place: Any) -> NDArray[Any]:
-        """Read a box; integers and slices of step 1."""
-        asked = boxes(place, self.shape)
-        lead, (rows, columns, *_) = asked[: -self._inner], asked[-self._inner :]
-        height, width = self.shape[-self._inner :][:2]
-        samples = self.shape[-1] if self._inner == 3 else 1
-        lengths = [max(0, b.stop - b.start) for b in (*lead, rows, columns)]
-        out = np.empty((*lengths, samples), self._stored)
-        for index in np.ndindex(*lengths[: len(lead)]):
-            plane = 0
-            for i, box, n in zip(index, lead, self.shape, strict=False):
-                plane = plane * n + box.start + i
-            for row in range(lengths[-2]):
-                at = ((plane * height + rows.start + row) * width + columns.start) * samples
-                self._fill(out[(*index, row)], self._offset + at * self._stored.itemsize)
-        found = out.reshape(out.shape[:-1]) if self._inner == 2 else out[..., asked[-1]]
-        return without_integers(found.astype(self.dtype, copy=False), place)
-
-    def __del__(self) -> None:
-        """Close the file with the last reference to the pixels."""
-        self._file.close()
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        """Read everything."""
-        return self[...].astype(dtype or self.dtype, copy=False)
-
-    def _fill(self, row: NDArray[Any], offset: int) -> None:
-        view = row.view(np.uint8).reshape(-1).data
-        if hasattr(os, "preadv"):
-            count = os.preadv(self._file.fileno(), [view], offset)
-        else:
-            with self._lock:
-                self._file.seek(offset)
-                count = self._file.readinto(view)  # type: ignore[attr-defined]
-        if count != len(view):
-            raise CannotRead(f"{self._name}: ends before its pixels do; get an intact copy")

@@ -17,6 +17,7 @@ from mdrn_plugin.formats import ifd, imagej, ome, segments
 from mdrn_plugin.formats.ifd import Directory, DirectoryReader, Entry
 from mdrn_plugin.formats.segments import Layout
 from mdrn_plugin.formats.tiff import TiffMetadata
+from mdrn_plugin.picture import Streamed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -61,14 +62,17 @@ def write(file: BinaryIO, path: Path, picture: Picture, provenance: str | None) 
     writer = segments.PageWriter(file, meta.order, big=big)
     count = 0
     for page, tags in zip(_pages(picture, order_of_axes, meta), meta.pages, strict=True):
-        reduced, level = [], page
-        for shape in meta.levels:
-            level = segments.shrink(level, shape)
-            reduced.append(level)
-        writer.add(page, tags, layout, reduced)
+        writer.add(page, tags, layout, _reduced(page, meta.levels))
         count += 1
     writer.close()
     return count
+
+
+def _reduced(page: Any, shapes: tuple[tuple[int, int], ...]) -> Iterator[NDArray[Any]]:
+    """Yield the reduced copies of a page, each made of the one before."""
+    for shape in shapes:
+        page = segments.shrink(page, shape)
+        yield page
 
 
 def _write_one_directory(
@@ -81,22 +85,42 @@ def _write_one_directory(
     head = ifd.header(meta.order, 8, big=False)
 
     def directory(offset: int) -> bytes:
+        nbytes = math.prod(page.shape) * page.dtype.itemsize
         tags = segments.describe(
-            page.shape, page.dtype, meta.pages[0], layout, meta.order, False, [offset], [page.nbytes]
+            page.shape, page.dtype, meta.pages[0], layout, meta.order, False, [offset], [nbytes]
         )
         return ifd.pack(tags, 8, meta.order, big=False)
 
     file.write(head + directory(8 + len(directory(0))))
     while True:
-        file.write(segments.ordered(page, meta.order).tobytes())
+        segments.write_segments(file, page, layout, meta.order)
         try:
             page = next(pages)
         except StopIteration:
             return 1
 
 
-def _pages(picture: Picture, axes: str, meta: TiffMetadata) -> Iterator[NDArray[Any]]:
+class _StreamedPage:
+    """A plane of streamed pixels with all its samples, read where it is sliced: pages are written from it."""
+
+    def __init__(self, pixels: Streamed, lead: tuple[int, ...]) -> None:
+        self._pixels, self._lead = pixels, lead
+        self.shape, self.dtype = pixels.shape[len(lead) :], pixels.dtype
+
+    def __getitem__(self, place: slice | tuple[slice, slice]) -> NDArray[Any]:
+        rest = place if isinstance(place, tuple) else (place,)
+        return self._pixels[(*self._lead, *rest)]
+
+
+def _pages(picture: Picture, axes: str, meta: TiffMetadata) -> Iterator[Any]:
     """Yield rows x columns [x samples] of each plane, stack axes in the order of `axes`."""
+    if isinstance(picture.pixels, Streamed) and axes == picture.axes and not meta.banded:
+        # What inverts or parts its samples is not streamed.
+        assert meta.layout.photometric != 0
+        assert not meta.layout.planar
+        for index in picture.planes():
+            yield _StreamedPage(picture.pixels, tuple(k for k in index if isinstance(k, int)))
+        return
     inside = "CYX" if meta.banded else "YXS"
     lead = [a for a in axes if a not in inside]
     for place in np.ndindex(*(picture.length(a) for a in lead)):

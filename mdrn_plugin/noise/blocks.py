@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mdrn_plugin.picture import Streamed, StreamedPlane
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -23,6 +25,7 @@ Floats = NDArray[np.float64]
 PLANES = 8  # planes looked at in a stack
 _WINDOW_PX = 1024  # a plane of more than _WHOLE_PX is read through 4 x 4 windows of this side
 _WHOLE_PX = 48_000_000
+_HELD_BYTES = 2**24  # a streamed plane of more than this is read where it is looked at
 FEW_BLOCKS = 100  # fewer independent blocks than this in all: doubt
 
 
@@ -43,8 +46,11 @@ def gather(parts: Sequence[Array], side: int, count: int, offset: float, scale: 
         # a stride of 1 would only repeat the same pixels; 2 is the finest that gains anything
         step = max(2.0 if places > 4096 else 1.0, math.sqrt(places * len(parts) / count))
         i, j = _positions(rows, side, step), _positions(columns, side, step)
-        windows = np.lib.stride_tricks.sliding_window_view(x_HWC, (side, side), axis=(0, 1))
-        b_NCP = windows[i[:, None], j[None, :]].reshape(len(i) * len(j), x_HWC.shape[2], side * side)
+        first = np.zeros(1, np.intp)
+        if isinstance(x_HWC, StreamedPlane):  # a row of blocks at a time
+            b_NCP = np.concatenate([_cut(x_HWC[y : y + side], first, j, side) for y in i])
+        else:
+            b_NCP = _cut(x_HWC, i, j, side)
         blocks.append(np.moveaxis(b_NCP, 1, 0))
         pixels += min(rows * columns, len(i) * len(j) * side * side)
     b_CNP = np.concatenate(blocks, axis=1)
@@ -58,6 +64,11 @@ def gather(parts: Sequence[Array], side: int, count: int, offset: float, scale: 
     return b_CNP, pixels / b_CNP.shape[1]
 
 
+def _cut(x_HWC: Array, i: NDArray[np.intp], j: NDArray[np.intp], side: int) -> Array:
+    windows = np.lib.stride_tricks.sliding_window_view(x_HWC, (side, side), axis=(0, 1))
+    return windows[i[:, None], j[None, :]].reshape(len(i) * len(j), x_HWC.shape[2], side * side)
+
+
 def _positions(length: int, side: int, step: float) -> NDArray[np.intp]:
     """Spread block origins evenly; the mirror image of the set is the set itself."""
     last = length - side
@@ -66,8 +77,11 @@ def _positions(length: int, side: int, step: float) -> NDArray[np.intp]:
     return np.unique(np.concatenate([first, last - first]))
 
 
-def windows(picture: Picture, index: tuple[slice | int, ...]) -> Iterator[Array]:
-    """Read one plane as (H, W, C) without alpha; a huge one through 4 x 4 windows."""
+def windows(picture: Picture, index: tuple[slice | int, ...]) -> Iterator[Any]:
+    """Read one plane as (H, W, C) without alpha; a huge one through 4 x 4 windows.
+
+    Of streamed pixels a `StreamedPlane` may come, which holds none of them: several planes are looked at.
+    """
     axes = picture.plane_axes
     place = [k for k, a in enumerate(picture.axes) if a in "YX"]
     lengths = [picture.shape[k] for k in place]
@@ -77,6 +91,11 @@ def windows(picture: Picture, index: tuple[slice | int, ...]) -> Iterator[Array]
             [slice(int(p), int(p) + _WINDOW_PX) for p in _positions(n, min(n, _WINDOW_PX), max(1, n // 4))]
             for n in lengths
         ]
+    elif isinstance(picture.pixels, Streamed) and min(lengths) >= _WINDOW_PX:
+        plane = picture.plane(index)
+        if math.prod(plane.shape) * plane.dtype.itemsize > _HELD_BYTES:
+            yield plane
+            return
     for first in cuts[0]:
         for second in cuts[1]:
             where = list(index)

@@ -33,12 +33,12 @@ _NEAR = 0.5  # mean cosine of the places between multiples: 1 on them, 0 anywher
 _AGREE = 4  # of the frequencies
 
 
-def was_jpeg(pixels_YXS: NDArray[Any]) -> bool:
+def was_jpeg(pixels_YXS: Any) -> bool:
     """Return whether a colour picture of 8 bit was decoded from JPEG and not resampled since.
 
     Parameters
     ----------
-    pixels_YXS : ndarray, uint8
+    pixels_YXS : ndarray or StreamedPlane, uint8
         Red, green and blue. Where they were cropped, the grid of blocks is looked for by its edges,
         which weak compression hardly shows.
     """
@@ -46,18 +46,18 @@ def was_jpeg(pixels_YXS: NDArray[Any]) -> bool:
         return False
     if min(pixels_YXS.shape[:2]) < 2 * _SIDE:
         return False
-    return any(_on_grid(pixels_YXS[y:, x:]) for y, x in dict.fromkeys([(0, 0), _grid(pixels_YXS)]))
+    return any(_on_grid(pixels_YXS, y, x) for y, x in dict.fromkeys([(0, 0), _grid(pixels_YXS)]))
 
 
-def _on_grid(pixels_YXS: NDArray[Any]) -> bool:
-    coefficients = _coefficients(pixels_YXS)
+def _on_grid(pixels_YXS: Any, top: int, left: int) -> bool:
+    coefficients = _coefficients(pixels_YXS, top, left)
     return sum(_is_quantised(coefficients[:, y, x]) for y, x in _FREQUENCIES) >= _AGREE
 
 
-def _grid(pixels_YXS: NDArray[Any]) -> tuple[int, int]:
+def _grid(pixels_YXS: Any) -> tuple[int, int]:
     """Return the row and the column where blocks begin, by the steps between neighbours in green."""
     down, across = (max(0, (n - _LOOKED) // 2) // _SIDE * _SIDE for n in pixels_YXS.shape[:2])
-    green = pixels_YXS[down : down + _LOOKED, across : across + _LOOKED, 1].astype(np.int16)
+    green = pixels_YXS[down : down + _LOOKED, across : across + _LOOKED][..., 1].astype(np.int16)
     found = []
     for lines in (green, green.T):
         # Third differences: of what is smooth inside blocks, the step between them stays.
@@ -67,16 +67,17 @@ def _grid(pixels_YXS: NDArray[Any]) -> tuple[int, int]:
     return found[0], found[1]
 
 
-def _coefficients(pixels_YXS: NDArray[Any]) -> NDArray[np.float32]:
-    """Return the cosine transforms of luma blocks, shape (blocks, 8, 8)."""
-    down, across = (n // _SIDE for n in pixels_YXS.shape[:2])
+def _coefficients(pixels_YXS: Any, top: int, left: int) -> NDArray[np.float32]:
+    """Return the cosine transforms of luma blocks on a grid that begins at `top`, `left`; (blocks, 8, 8)."""
+    down, across = ((n - first) // _SIDE for n, first in zip(pixels_YXS.shape, (top, left), strict=False))
     every = max(1, -(-down * across // _BLOCKS))
     places = np.arange(0, down * across, every)
     # A step that shares a factor with the width would take a few columns only.
     places = (places + np.arange(len(places)) % every) % max(1, down * across)
-    rows, columns = places // max(1, across) * _SIDE, places % max(1, across) * _SIDE
-    inside = np.arange(_SIDE)
-    blocks = pixels_YXS[rows[:, None, None] + inside[:, None], columns[:, None, None] + inside]
+    rows, columns = top + places // max(1, across) * _SIDE, left + places % max(1, across) * _SIDE
+    blocks = np.empty((len(places), _SIDE, _SIDE, 3), np.uint8)
+    for block, y, x in zip(blocks, rows, columns, strict=True):
+        block[...] = pixels_YXS[y : y + _SIDE, x : x + _SIDE]
     luma = blocks.astype(np.float32) @ np.array(_LUMA, np.float32)
     return np.asarray(_cosines() @ luma @ _cosines().T)
 

@@ -38,6 +38,7 @@ from mdrn_plugin.noise.blocks import (
     least,
     usable_blocks,
 )
+from mdrn_plugin.picture import samples_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -99,7 +100,8 @@ def measure_power(
         side = SIDE * pool
         if min(min(p.shape[:2]) for p in parts) < 2 * side:
             break
-        b_NP, _ = gather([p[:, :, channel : channel + 1] for p in parts], side, count, offset, scale)
+        chosen = [samples_of(p, slice(channel, channel + 1)) for p in parts]
+        b_NP, _ = gather(chosen, side, count, offset, scale)
         b_NP, _filled = finite_blocks(b_NP[0])
         usable, why = usable_blocks(b_NP, side, edges)
         if why or np.count_nonzero(usable) < 16:

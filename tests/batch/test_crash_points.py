@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -56,7 +57,7 @@ def killed_at(point, out):
                 os.kill(os.getpid(), signal.SIGKILL)
             return real(*args, **rest)
         setattr(os, name, step)
-    for name in ("write", "fsync", "replace", "link", "unlink"):
+    for name in ("write", "fsync", "replace", "link", "unlink", "pwrite", "posix_fallocate"):
         guard(name)
     finish(out)
 
@@ -103,11 +104,16 @@ FILES = {
 
 
 @pytest.mark.parametrize(
-    ("in_work", "count"),
-    [(1, 2), pytest.param(1, 5, marks=pytest.mark.slow), pytest.param(3, 5, marks=pytest.mark.slow)],
+    ("in_work", "count", "streamed"),
+    [
+        (1, 2, False),
+        (1, 1, True),
+        pytest.param(1, 5, False, marks=pytest.mark.slow),
+        pytest.param(3, 5, True, marks=pytest.mark.slow),
+    ],
 )
 def test_killed_at_every_touch_of_the_disk_and_finished_by_the_next(
-    tmp_path: Path, in_work: int, count: int
+    tmp_path: Path, in_work: int, count: int, streamed: bool
 ) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
@@ -117,7 +123,9 @@ def test_killed_at_every_touch_of_the_disk_and_finished_by_the_next(
         [sys.executable, "-c", SCRIPT, str(folder), str(tmp_path), str(in_work)],
         capture_output=True,
         text=True,
+        env={**os.environ, "MDRN_STREAM_BYTES": "0" if streamed else str(2**40)},
     )
     assert done.returncode == 0, done.stderr
     # For each file: two lines of the ledger, each synchronised; file and folder, link and unlink.
-    assert int(done.stdout) >= 8 * count
+    # Streamed, room is taken for the result, and it is written there first.
+    assert int(done.stdout) >= 8 * count + 2 * streamed
