@@ -19,6 +19,7 @@ from mdrn_plugin import pipeline_raw as raw
 from mdrn_plugin import tuning
 from mdrn_plugin.noise import estimate_channels, told_law, told_sigma
 from mdrn_plugin.noise.compression import was_jpeg
+from mdrn_plugin.noise.smoothness import is_smooth
 from mdrn_plugin.picture import Picture, ValueRange, channel_spread
 from mdrn_plugin.plan import Facts, Machine, Options, Plan, parse_noise, resolve
 from mdrn_plugin.result import Result, check_residual, judge
@@ -219,6 +220,7 @@ def make_plan(
             spread=channel_spread(picture),
             samples_joint=picture.colours == 3,
             jpeg=picture.axes == "YXS" and was_jpeg(picture.plane((slice(None),) * 3)),
+            smooth=_smooth_channels(picture, profiles),
         )
         plan = resolve(facts, profiles, options, zoo, machine)
     if options.along is None:
@@ -227,6 +229,19 @@ def make_plan(
         note = f"no other planes along {options.along}: each is denoised by itself"
         return dataclasses.replace(plan, notes=(*plan.notes, note))
     return dataclasses.replace(plan, along=options.along)
+
+
+def _smooth_channels(picture: Picture, profiles: tuple[NoiseProfile, ...]) -> tuple[bool, ...]:
+    """Return which channels have no fine detail; looked at where gray noise depends on the signal."""
+    black, unit = picture.range.black, picture.range.white - picture.range.black
+    found = []
+    for channel, profile in enumerate(profiles):
+        if picture.colours != 1 or not profile.depends_on_signal:
+            found.append(False)
+            continue
+        planes = [picture.plane(p) for p in picture.planes() if picture.channel_of(p) == channel]
+        found.append(is_smooth(planes, profile.curves[0].rescaled(black, unit)))
+    return tuple(found)
 
 
 def find_machine(options: Options) -> Machine:

@@ -132,6 +132,7 @@ class Facts:
     spread: tuple[tuple[float, float], ...]  # per channel: 0.1 and 99.9 % quantile, file units
     samples_joint: bool  # the samples are the R, G, B of one colour picture
     jpeg: bool = False  # the pixels were decoded from JPEG and not resampled since
+    smooth: tuple[bool, ...] = ()  # per channel: no fine detail, as under a microscope; empty: not looked at
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -344,8 +345,10 @@ def resolve(
     if facts.samples_joint and not joint:
         notes.append("no colour model of that kind: each colour is denoised by itself")
     steps = tuple(
-        _step(facts, spread, profile, joint, options, zoo, machine, notes, doubts)
-        for spread, profile in zip(facts.spread, profiles, strict=True)
+        _step(facts, spread, profile, smooth, joint, options, zoo, machine, notes, doubts)
+        for spread, profile, smooth in zip(
+            facts.spread, profiles, facts.smooth or (False,) * len(profiles), strict=True
+        )
     )
     if not all(step.blind for step in steps):
         doubts.extend(p.doubt for p in profiles if p.doubt)
@@ -375,6 +378,7 @@ def _step(
     facts: Facts,
     spread: tuple[float, float],
     profile: NoiseProfile,
+    smooth: bool,
     joint: bool,
     options: Options,
     zoo: Zoo,
@@ -391,8 +395,14 @@ def _step(
     if options.model is None and (silent or options.strength == 0):
         reason = "no noise found, passed through" if options.strength else "strength 0, passed through"
         return Step(None, "", sigma_255, black, gain, TILE_CPU, 0, 8, reason)
+    micro = _micro_model(route, smooth, joint, options, zoo)
     if photo:
         descriptor, reason = photo, "blind to the level; for finished photographs"
+    elif micro:
+        descriptor, reason = (
+            micro,
+            f"noise {sigma_255:.1f}/255 in a picture without fine detail; for microscopy",
+        )
     else:
         descriptor, reason = choose_model(zoo, 3 if joint else 1, options, sigma_255, notes, doubts)
     if not photo:
@@ -518,6 +528,18 @@ def _photo_model(
     if options.noise_model != "auto" or options.quality == "fast":
         return None
     return next((d for d in zoo.descriptors if d.tier == "photo" and d.colours == 3), None)
+
+
+def _micro_model(route: _Route, smooth: bool, joint: bool, options: Options, zoo: Zoo) -> Descriptor | None:
+    """Return the model for microscopy if this looks like it: noise was stabilised, fine detail is missing.
+
+    The fast tier keeps to its own network.
+    """
+    if not smooth or not route.curves or joint or options.model is not None or options.quality == "fast":
+        return None
+    sigma_255 = route.sigma * route.gain * 255
+    models = (d for d in zoo.descriptors if d.tier == "micro" and d.colours == 1)
+    return next((d for d in models if d.band_255[0] <= sigma_255), None)
 
 
 def _as_photo(facts: Facts, profile: NoiseProfile) -> _Route:

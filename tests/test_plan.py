@@ -21,7 +21,7 @@ BANDS = ((0, 10), (10, 20), (20, 35), (35, 60), (60, 90), (0, 90))
 
 def _descriptor(colours: int, low: float, high: float, tier: str = "balanced") -> Descriptor:
     colour = "gray" if colours == 1 else "colour"
-    size = {"balanced": "2b", "best": "8b", "fast": "fast", "photo": "photo"}[tier]
+    size = {"balanced": "2b", "best": "8b", "fast": "fast", "photo": "photo", "micro": "micro"}[tier]
     return Descriptor(
         name=f"mdrn-{size}-{colour}-{low:g}-{high:g}",
         file="x",
@@ -289,6 +289,39 @@ def test_resolve_jpeg_goes_to_the_model_for_photographs_whatever_its_noise() -> 
 )
 def test_resolve_other_pictures_do_not(plan: Any) -> None:
     assert plan().steps[0].model != "mdrn-photo-colour-0-20"
+
+
+MICRO_ZOO = Zoo(Path(), (*ZOO.descriptors, _descriptor(1, 10, 90, "micro")))
+
+
+def _cells(options: Options | None = None, gain: float = 0.05, smooth: bool = True, **changes: Any) -> Plan:
+    facts = dataclasses.replace(_facts(), **{"smooth": (smooth,), **changes})
+    curve = NoiseCurve("line", gain, 0.0, mean=gain / 4, span=(0.0, 1.0))
+    return resolve(
+        facts, (NoiseProfile((gain**0.5 / 2,), curves=(curve,)),), options or Options(), MICRO_ZOO, MACHINE
+    )
+
+
+def test_resolve_stabilised_noise_without_fine_detail_goes_to_the_model_for_microscopy() -> None:
+    step = _cells().steps[0]
+    assert step.model == "mdrn-micro-gray-10-90"
+    assert "microscopy" in step.reason
+    assert step.curves
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        lambda: _cells(smooth=False),
+        lambda: _cells(gain=1e-4),
+        lambda: _cells(Options(quality="fast")),
+        lambda: _cells(Options(noise_model="gaussian")),
+        lambda: _cells(Options(model="mdrn-2b-gray-0-90")),
+    ],
+    ids=["fine detail", "hardly any noise", "fast", "told gaussian", "another model"],
+)
+def test_resolve_other_stabilised_pictures_do_not(plan: Any) -> None:
+    assert plan().steps[0].model != "mdrn-micro-gray-10-90"
 
 
 def test_resolve_photo_model_asked_for_is_given_any_colour_picture_unscaled() -> None:

@@ -209,9 +209,8 @@ class Crops:
             patch = patch[torch.from_numpy(rng.permutation(3))]
         return patch
 
-
     def _smooth(self, rng: np.random.Generator, index: int) -> Tensor:
-        """Return a patch without fine detail, mostly dark: what a microscope makes of its optics and few photons.
+        """Return a patch without fine detail, mostly dark, as optics and few photons make it.
 
         The picture is made smaller first, which takes its own noise away.
         """
