@@ -1,8 +1,9 @@
 """Noise put on clean pictures for training.
 
-Three kinds: white Gaussian noise (`add_awgn`); RAW mosaics of a simulated sensor; and finished
-photographs of a simulated camera, whose noise went through demosaicing, the camera's own noise
-reduction, tone curve and JPEG. Everything is a function of (seed, step) and of the place in the batch.
+Four kinds: white Gaussian noise (`add_awgn`); few photons, stabilised (`photons`); RAW mosaics of a
+simulated sensor; and finished photographs of a simulated camera, whose noise went through demosaicing, the
+camera's own noise reduction, tone curve and JPEG. Everything is a function of (seed, step) and of the
+place in the batch.
 
 Shapes: N pictures, C channels, H rows, W columns; white = 1.
 """
@@ -20,8 +21,9 @@ from mdrn_plugin.errors import BadOption
 from .camera import Cameras, add_sensor_noise, develop, draw_cameras, draw_noise, unprocess
 from .jpeg import jpeg, mix_channels
 from .mosaic import BAYER, demosaic, mosaic, pack
+from .photons import add_photon_noise
 
-KINDS = ("awgn", "raw", "camera-jpeg")
+KINDS = ("awgn", "photons", "raw", "camera-jpeg")
 
 # px by which a crop must be larger than the patch, so that the patch's borders have been computed
 # from true neighbours and the grid of JPEG blocks begins anywhere.
@@ -95,7 +97,7 @@ def degrade(
     Parameters
     ----------
     kind : str
-        "awgn", "raw" or "camera-jpeg".
+        "awgn", "photons", "raw" or "camera-jpeg".
     x_NCHW : Tensor
         Clean pictures, 0..1; sRGB for the last two kinds; `margin` px larger than the pairs.
     sigma_255 : pair of float
@@ -108,6 +110,10 @@ def degrade(
     if kind == "awgn":
         noisy, sigma = add_awgn(x_NCHW, sigma_255, seed, step, batch, share)
         return Pair(noisy, x_NCHW, sigma)
+    if kind == "photons":
+        count = batch or x_NCHW.shape[0]
+        streams = [torch.Generator().manual_seed(_mix(seed, step * count + k)) for k in range(count)[share]]
+        return Pair(*add_photon_noise(x_NCHW, sigma_255, streams))
     batch = batch or x_NCHW.shape[0]
     generator = torch.Generator().manual_seed(_mix(seed, step))
     cameras = draw_cameras(batch, generator).part(share)

@@ -51,7 +51,7 @@ class Recipe:
     architecture: str = "mdrn"  # key of the networks' registry
     widths: tuple[int, ...] = ()  # channels of each level, for networks that have several
     attention: bool = True  # MWRCANet; False makes it MWResNet
-    degrade: str = "awgn"  # kind of noise: "awgn", "raw" or "camera-jpeg"; levels in `degrade.Pair`
+    degrade: str = "awgn"  # kind of noise: "awgn", "photons", "raw" or "camera-jpeg"; see `degrade`
 
 
 def describe(recipe: Recipe) -> dict[str, Any]:

@@ -131,3 +131,22 @@ def test_get_loss_unknown_lists_the_choices() -> None:
     assert get_loss("l1") is LOSSES["l1"]
     with pytest.raises(BadOption, match="squared-per-sigma"):
         get_loss("l0")
+
+
+def test_smooth_patches_have_no_fine_detail_and_leave_the_others_as_they_were(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "in").mkdir()
+    for k in range(3):
+        Image.fromarray(rng.integers(0, 256, (200, 220), np.uint8)).save(tmp_path / "in" / f"{k}.png")
+    pack = open_pack(tmp_path / "in", tmp_path / "cache")
+
+    def batch(smooth: float) -> torch.Tensor:
+        return Crops(pack, [0, 1, 2], CropRules(patch=64, smooth=smooth), 1).batch(3, 16)
+
+    def fine(x_NCHW: torch.Tensor) -> float:
+        return float((x_NCHW[..., 1:] - x_NCHW[..., :-1]).square().mean() / x_NCHW.var())
+
+    assert torch.equal(batch(0.0), Crops(pack, [0, 1, 2], CropRules(patch=64), 1).batch(3, 16))
+    assert fine(batch(1.0)) < 0.5 * fine(batch(0.0))
+    assert batch(1.0).mean() < batch(0.0).mean()
+    assert batch(1.0).shape == (16, 1, 64, 64)

@@ -299,3 +299,33 @@ def test_photographs_of_grey_detail_have_little_colour() -> None:
         return float((picture - picture.mean(1, keepdim=True)).abs().mean())
 
     assert colour(clean) < 0.6 * colour(unbalanced)
+
+
+@pytest.mark.parametrize("sigma", [15, 40, 80])
+def test_stabilised_photons_have_the_level_and_the_mean_that_the_inverse_expects(sigma: float) -> None:
+    clean = torch.linspace(0, 1, 64)[None, None, :, None].expand(400, 1, 64, 64).contiguous()
+    pair = degrade.degrade("photons", clean, (sigma, sigma), 1, 1)
+    error = pair.noisy - pair.clean
+    assert float(pair.sigma.max()) == pytest.approx(sigma)
+    few = pair.sigma.flatten() < 0.99 * sigma  # read noise alone fills more than the range
+    assert float(few.float().mean()) < {15: 0.01, 40: 0.2, 80: 0.6}[int(sigma)]
+    # The bright end of a picture: stabilised, so of that level; where no photon comes there is less.
+    ratio = error[:, :, -1].std(dim=(1, 2)) * 255 / pair.sigma.flatten()
+    assert float(ratio.median()) == pytest.approx(1, abs=0.15)
+    dark = error[:, :, 0].std(dim=(1, 2)) * 255
+    assert float(dark.min()) < 0.05 * sigma  # without read noise
+    # The mean of the transformed counts, not their transform.
+    assert abs(float(error.mean())) * 255 < 0.01 * sigma
+    # Dark and bright end of a picture's values lie about where the plan puts black and white.
+    assert float(torch.quantile(pair.noisy[:, :, 0].flatten(), 0.01)) == pytest.approx(0.1, abs=0.2)
+    assert float(torch.quantile(pair.noisy[:, :, -1].flatten(), 0.95)) == pytest.approx(0.9, abs=0.25)
+
+
+def test_photons_are_a_function_of_seed_step_and_place() -> None:
+    clean = torch.rand(4, 1, 16, 16)
+    one = degrade.degrade("photons", clean, (20, 80), 1, 5)
+    again = degrade.degrade("photons", clean, (20, 80), 1, 5)
+    half = degrade.degrade("photons", clean[2:], (20, 80), 1, 5, 4, slice(2, 4))
+    assert torch.equal(one.noisy, again.noisy)
+    assert torch.equal(one.noisy[2:], half.noisy)
+    assert not torch.equal(one.noisy, degrade.degrade("photons", clean, (20, 80), 1, 6).noisy)
