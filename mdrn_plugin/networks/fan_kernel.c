@@ -5,8 +5,8 @@
    the vectors, the tiles and the threads. Both forms give the same bits.
 
    Rows are made when something asks for them (fan_rows.h): what comes out asks the level below, which
-   asks the one above for the rows that it shrinks. Rings hold the rows that are still to be read: three
-   or four of most, 40 of what waits at full size for the way down and back up. Nothing here
+   asks the one above for the rows that it shrinks. Rings hold the rows that are still to be read: two
+   to five of most, 40 of what waits at full size for the way down and back up. Nothing here
    allocates memory or starts threads. networks/fan_native.py is the only caller: it lays out the weights
    and checks all sizes. */
 
@@ -106,18 +106,18 @@ static int64_t arrange(State *s, const Network *net, int32_t width, int32_t heig
         f->channel = ((f->width + 15) / 16 + 5) / 2 * 32 + 16;
         if (f->channel > longest) longest = f->channel;
         ring(&f->seen, memory, &bytes, 5, net->seen, f->channel); /* 4, but for the two blocks of the last level */
-        ring(&f->entered, memory, &bytes, 4, c, f->channel);
-        ring(&f->wide, memory, &bytes, 4, 2 * c, f->channel);
+        ring(&f->entered, memory, &bytes, 2, c, f->channel);
+        ring(&f->wide, memory, &bytes, 3, 2 * c, f->channel);
         if (l == LEVELS - 1) {
-            ring(&f->second, memory, &bytes, 4, c, f->channel);
-            ring(&f->second_wide, memory, &bytes, 4, 2 * c, f->channel);
+            ring(&f->second, memory, &bytes, 2, c, f->channel);
+            ring(&f->second_wide, memory, &bytes, 3, 2 * c, f->channel);
         }
         ring(&f->aligned, memory, &bytes, waiting[l], c, f->channel);
         if (l < LEVELS - 1) {
             ring(&f->look, memory, &bytes, waiting[l], LOOK, f->channel);
-            ring(&f->risen, memory, &bytes, 4, c, f->channel);
+            ring(&f->risen, memory, &bytes, 3, c, f->channel);
             if (l > 0) ring(&f->risen_wide, memory, &bytes, 4, 2 * c, f->channel);
-            ring(&f->out, memory, &bytes, 4, c, f->channel);
+            ring(&f->out, memory, &bytes, 3, c, f->channel);
         }
     }
     const int64_t zeros = take(&bytes, longest + EDGE), depth = take(&bytes, 2 * MOST * PLANE);
