@@ -327,8 +327,8 @@ def _native(job: Job) -> fan_native.NativeFAN | None:
         return None
     if fan_native.library() is None:
         raise NotSupported(
-            f"precision {job.precision}: the plan was made where FAN's compiled kernel runs; here it does not "
-            f"({fan_native.why_not()}); plan again on this machine, or everywhere with --precision fp32"
+            f"precision {job.precision}: the plan was made where FAN's compiled kernel runs, and here it is "
+            f"not ({fan_native.why_not()}); plan again on this machine, or everywhere with --precision fp32"
         )
     key = id(job.network)
     if key not in _natives:
