@@ -42,9 +42,7 @@ def test_onnxruntime_gives_the_picture_of_torch(
 ) -> None:
     picture = _picture(shape, axes, dtype)
     wish = {"noise": "25", "tile": 48, "precision": "fp32", **wish}
-    ours, theirs = (
-        denoise_picture(picture, Options(**wish, backend=b)) for b in ("torch", "onnxruntime")
-    )
+    ours, theirs = (denoise_picture(picture, Options(**wish, backend=b)) for b in ("torch", "onnxruntime"))
     unit = picture.range.white - picture.range.black
     difference = np.abs(ours.picture.pixels.astype(float) - theirs.picture.pixels.astype(float)) / unit
     step = 0 if dtype == "float32" else 1 / unit  # of integers, one may be rounded the other way
