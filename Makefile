@@ -37,7 +37,7 @@ build: $(STAMP)
 	MDRN_PURE=1 $(BIN)/python -m build --wheel
 	$(BIN)/twine check --strict dist/*
 
-$(STAMP): pyproject.toml setup.py mdrn_plugin/networks/amx.h mdrn_plugin/networks/kernel.c training/kernel.c constraints.txt $(if $(EDITABLE),,FORCE)
+$(STAMP): pyproject.toml setup.py $(wildcard mdrn_plugin/networks/*.[ch]) training/kernel.c constraints.txt $(if $(EDITABLE),,FORCE)
 	@sh scripts/system-packages.sh
 	@test -x $(BIN)/python || test -x $(BIN)/python.exe || $(PYTHON) -m venv $(VENV)
 	@echo "installing the package with its test tools into $(VENV)"

@@ -33,7 +33,7 @@ def library(name: str, source: str) -> Extension:
     return Extension(
         name,
         [source],
-        depends=["mdrn_plugin/networks/amx.h"],
+        depends=["mdrn_plugin/networks/amx.h", "mdrn_plugin/networks/fan_rows.h"],
         include_dirs=["mdrn_plugin/networks"],
         extra_compile_args=["-std=c11", "-O3", "-fvisibility=hidden"],
         optional=True,
@@ -42,6 +42,7 @@ def library(name: str, source: str) -> Extension:
 
 libraries = [
     library("mdrn_plugin.networks.kernel", "mdrn_plugin/networks/kernel.c"),
+    library("mdrn_plugin.networks.fan_kernel", "mdrn_plugin/networks/fan_kernel.c"),
     library("mdrn_plugin.training.kernel", "training/kernel.c"),
 ]
 setup(

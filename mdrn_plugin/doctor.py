@@ -154,12 +154,14 @@ def _devices() -> Iterator[tuple[str, str, bool]]:
     import torch
 
     from mdrn_plugin.engine.device import resolve_device, resolve_precision
-    from mdrn_plugin.networks import native
+    from mdrn_plugin.networks import fan_native, native
 
     chosen = resolve_device("auto")
     yield "cpu", f"{torch.get_num_threads()} threads, {resolve_precision('auto', 'cpu')}", True
     missing = native.why_not()
     yield "kernel", f"not used: {missing}" if missing else "runs MDRN in bf16 on the CPU", True
+    missing = fan_native.why_not()
+    yield "RAW kernel", f"not used: {missing}" if missing else "runs FAN in fp32 on the CPU", True
     if torch.cuda.is_available():
         for k in range(torch.cuda.device_count()):
             device = torch.cuda.get_device_properties(k)

@@ -249,7 +249,7 @@ def find_machine(options: Options) -> Machine:
     import torch
 
     from mdrn_plugin.engine.backends import resolve_backend
-    from mdrn_plugin.engine.device import resolve_device, resolve_precision
+    from mdrn_plugin.engine.device import resolve_device, resolve_precision, resolve_raw_precision
 
     count = options.threads or torch.get_num_threads()
     device = resolve_device(options.device)
@@ -259,8 +259,9 @@ def find_machine(options: Options) -> Machine:
         wish = measured.backend if measured else "torch"
     backend = resolve_backend(wish, options.device, options.precision)
     if backend != "torch":
-        return Machine("cpu", "fp32", count, backend)
-    return Machine(device, resolve_precision(options.precision, device), count)
+        return Machine("cpu", "fp32", count, backend, resolve_raw_precision(options.precision, "cpu"))
+    precision = resolve_precision(options.precision, device)
+    return Machine(device, precision, count, raw_precision=resolve_raw_precision(options.precision, device))
 
 
 def provenance(plan: Plan) -> str:

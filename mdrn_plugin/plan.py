@@ -143,6 +143,7 @@ class Machine:
     precision: str
     threads: int
     backend: str = "torch"  # what runs the models that it can run
+    raw_precision: str = "fp32"  # of FAN
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -82,11 +82,14 @@ def resolve_mosaic(
     curves = _curves(mosaic, profile)
     chroma = options.strength if options.chroma_strength is None else options.chroma_strength
     descriptor = raw_model(zoo, options, profile)
+    precision = "fp32" if options.exact else machine.precision
     if descriptor is not None and options.strength == chroma == 0:
         step = _passed_through("strength 0, passed through")
         route = MosaicStep("network", mosaic, 0, chroma)
     elif descriptor is not None and mosaic.period == 2:
         step = _network_step(mosaic, descriptor, curves, profile, options, machine, doubts)
+        compiled = descriptor.architecture == "fan" and not options.exact
+        precision = machine.raw_precision if compiled else "fp32"
         route = MosaicStep("network", mosaic, 0, chroma)
     else:
         step = _gray_step(spread, curves, profile, options, chroma, zoo, machine, notes, doubts)
@@ -101,7 +104,7 @@ def resolve_mosaic(
         joint=False,
         ensemble=8 if options.quality == "best+" else 1,
         device=machine.device,
-        precision="fp32" if options.exact else machine.precision,
+        precision=precision,
         threads=machine.threads,
         strength=options.strength,
         saturate=saturate,

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 import torch
 
 from mdrn_plugin.errors import BadOption
-from mdrn_plugin.networks import native
+from mdrn_plugin.networks import fan_native, native
 
 # The precision of plans that were made for the compiled kernel: its bytes are not those of the operators.
 KERNEL = "bf16-kernel"
+FAN_KERNEL = "fp32-kernel"  # the same of FAN, which computes in fp32
 CHOICES = "auto, cpu, cuda, cuda:N, mps"
 
 
@@ -68,6 +69,16 @@ def resolve_precision(wish: str, device: str) -> str:
     if wish == "auto" and not direct:
         return "fp32"
     return KERNEL if device == "cpu" and native.library() is not None else "bf16"
+
+
+def resolve_raw_precision(wish: str, device: str) -> str:
+    """Return "fp32" or "fp32-kernel": what FAN computes in.
+
+    The compiled kernel (`networks.fan_native`) where it runs, unless fp32 is asked for: that is the one
+    which gives the same bytes everywhere.
+    """
+    runs = device == "cpu" and wish != "fp32" and fan_native.library() is not None
+    return FAN_KERNEL if runs else "fp32"
 
 
 def _cpu_multiplies_bf16() -> bool:

@@ -18,6 +18,7 @@ Shapes: ``_HW`` one value per pixel, ``_111HW`` the same for torch with its lead
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -201,8 +202,14 @@ def keep_clipped(
     before: NDArray[Any], result: NDArray[np.float32], stored: NDArray[Any], route: MosaicRoute
 ) -> NDArray[Any]:
     """Return `stored`, with pixels as they were before where they are clipped or not finite."""
+    white: Any = route.mosaic.white
     with np.errstate(invalid="ignore"):
-        untouched = (before >= route.mosaic.white) | ~np.isfinite(before) | ~np.isfinite(result)
+        if before.dtype.kind == "u" and 0 < math.ceil(white) <= np.iinfo(before.dtype).max:
+            # Compared in its own type, which is several times faster.
+            untouched = before >= before.dtype.type(math.ceil(white))
+        else:
+            untouched = (before >= white) | ~np.isfinite(before)
+    untouched |= ~np.isfinite(result)
     return np.where(untouched, before, stored)
 
 

@@ -13,29 +13,38 @@ Shapes: ``_HW`` a mosaic, ``_11HW`` the same for torch; N4HW packed.
 
 from __future__ import annotations
 
+import itertools
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from mdrn_plugin.engine.device import is_out_of_memory
+from mdrn_plugin.engine.device import FAN_KERNEL, is_out_of_memory
 from mdrn_plugin.engine.mosaic import blended, keep_clipped
 from mdrn_plugin.engine.run import smaller_job, store
 from mdrn_plugin.engine.tiles import Tile, cut
-from mdrn_plugin.errors import Cancelled
+from mdrn_plugin.errors import Cancelled, NotSupported
+from mdrn_plugin.networks import fan_native
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from mdrn_plugin.engine.mosaic import MosaicRoute
     from mdrn_plugin.engine.run import Job, Stop
+    from mdrn_plugin.noise.curve import NoiseCurve
 
 
 _POOLED_PX = 512  # side of the windows whose statistics stand for a picture
+_ROWS = 32  # go from file to network and back at a time: they stay in the caches
+# The compiled kernel goes down a band of columns row by row: a tall tile costs it no memory to speak of
+# and saves the halo. Of a small picture they are shorter, so that there are some for every thread.
+_TALL, _TILES_PER_THREAD = 4, 3
 
 
 def count_packed_tiles(height: int, width: int, job: Job) -> int:
@@ -52,26 +61,26 @@ def run_packed(
     tile_done: Callable[[], None] | None = None,
     stop: Stop | None = None,
 ) -> Job:
-    """Denoise a Bayer mosaic into `target_HW`; parameters and errors as of `engine.mosaic.run_mosaic`."""
+    """Denoise a Bayer mosaic into `target_HW`; parameters and errors as of `engine.mosaic.run_mosaic`.
+
+    With the compiled kernel, threads share the tiles among themselves; `tile_done` and `stop` are
+    called by the caller's thread all the same.
+
+    Raises
+    ------
+    NotSupported
+        The precision is that of the compiled kernel, which is not here: another would give other bytes.
+    """
     while True:
         try:
-            run = _Run(job)
-            run.look_at(source_HW, route)
+            run = _Run(job, route, np.dtype(source_HW.dtype))
+            run.look_at(source_HW)
             height, width = source_HW.shape
-            for tile in _tiles(height, width, job):
-                if stop is not None and stop():
-                    raise Cancelled("stopped on request; nothing was written")
-                read = np.s_[tile.read_top : tile.read_bottom, tile.read_left : tile.read_right]
-                kept = np.s_[
-                    tile.top - tile.read_top : tile.bottom - tile.read_top,
-                    tile.left - tile.read_left : tile.right - tile.read_left,
-                ]
-                z_HW = np.asarray(source_HW[read])
-                after_HW = _denoised(z_HW, (tile.read_top, tile.read_left), run, route)
-                result = blended(z_HW, after_HW, route)[kept]
-                stored = store(result, z_HW.dtype, job.saturate)
-                place = target_HW[tile.top : tile.bottom, tile.left : tile.right]
-                place[...] = keep_clipped(z_HW[kept], result, stored, route)
+
+            def one(tile: Tile, run: _Run = run) -> None:
+                _run_tile(source_HW, target_HW, tile, run)
+
+            for _ in _each(one, _tiles(height, width, job), run.workers, stop):
                 if tile_done is not None:
                     tile_done()
             return job
@@ -81,10 +90,71 @@ def run_packed(
             job = smaller_job(job, error)
 
 
+def _each(do: Callable[[Tile], None], tiles: list[Tile], workers: int, stop: Stop | None) -> Iterator[Tile]:
+    """Do all tiles, as many at a time as there are workers; yield each when it is done."""
+
+    def go_on() -> None:
+        if stop is not None and stop():
+            raise Cancelled("stopped on request; nothing was written")
+
+    if workers == 1:
+        for tile in tiles:
+            go_on()
+            do(tile)
+            yield tile
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        running: deque[tuple[Tile, Future[None]]] = deque()
+        for tile in tiles:
+            if len(running) == workers:
+                yield _done(running)
+            go_on()
+            running.append((tile, pool.submit(do, tile)))
+        while running:
+            yield _done(running)
+
+
+def _done(running: deque[tuple[Tile, Future[None]]]) -> Tile:
+    tile, future = running.popleft()
+    future.result()  # its error is raised here
+    return tile
+
+
+def _run_tile(source_HW: Any, target_HW: NDArray[Any], tile: Tile, run: _Run) -> None:
+    z_HW = np.asarray(source_HW[tile.read_top : tile.read_bottom, tile.read_left : tile.read_right])
+    rows = slice(tile.top - tile.read_top, tile.bottom - tile.read_top)
+    columns = slice(tile.left - tile.read_left, tile.right - tile.read_left)
+    place = target_HW[tile.top : tile.bottom, tile.left : tile.right]
+    d_HW = run.denoised(z_HW, (tile.read_top, tile.read_left))
+    route, job = run.route, run.job
+    if route.strength != route.chroma_strength:  # luminance is what neighbours have in common
+        after_HW = run.in_units_of_the_file(d_HW, tile.read_top, tile.read_left)
+        result = blended(z_HW, after_HW, route)[rows, columns]
+        stored = store(result, z_HW.dtype, job.saturate)
+        place[...] = keep_clipped(z_HW[rows, columns], result, stored, route)
+        return
+    z_HW, d_HW = z_HW[rows, columns], d_HW[rows, columns]
+    for top in range(0, len(z_HW), _ROWS):
+        part = slice(top, top + _ROWS)
+        after_HW = run.in_units_of_the_file(d_HW[part], tile.top + top, tile.left)
+        result = blended(z_HW[part], after_HW, route)
+        stored = store(result, z_HW.dtype, job.saturate)
+        place[part] = keep_clipped(z_HW[part], result, stored, route)
+
+
 def _tiles(height: int, width: int, job: Job) -> list[Tile]:
     grid = _grid(job)
-    halo = job.halo * (grid // job.stride)
-    return cut(height, width, max(grid, job.tile // grid * grid), -(-halo // grid) * grid, grid)
+    halo = -(-job.halo * (grid // job.stride) // grid) * grid
+    tile = max(grid, job.tile // grid * grid)
+    if job.precision != FAN_KERNEL or job.user_tile or job.ensemble == 8:
+        return cut(height, width, tile, halo, grid)
+    rows = _TALL * tile
+    while (
+        rows > tile
+        and len(cut(height, width, tile, halo, grid, rows=rows)) < _TILES_PER_THREAD * torch.get_num_threads()
+    ):
+        rows //= 2
+    return cut(height, width, tile, halo, grid, rows=max(tile, rows // grid * grid))
 
 
 def _grid(job: Job) -> int:
@@ -93,61 +163,106 @@ def _grid(job: Job) -> int:
     return 2 * job.stride if packs else int(np.lcm(job.stride, 2))
 
 
-def _denoised(
-    z_HW: NDArray[Any], place: tuple[int, int], run: _Run, route: MosaicRoute
-) -> NDArray[np.float32]:
-    """Return the denoised values of a window that begins at `place`, units of the file."""
-    mosaic = route.mosaic
-    height, width = z_HW.shape
-    black_HW = mosaic.blacks_at(*place, height, width)
-    x, sigma, (top, left) = _as_seen(z_HW, place, run.grid, route)
-    with torch.inference_mode(), torch.autocast(run.device.split(":")[0], enabled=False):
-        d_11HW = run.eightfold(x, sigma) if run.ensemble else run.once(x, sigma)
-    d_HW = d_11HW[0, 0, top : top + height, left : left + width].cpu().numpy()
-    return np.asarray(d_HW * np.float32(mosaic.white - mosaic.floor) + black_HW, np.float32)
-
-
-def _as_seen(
-    z_HW: NDArray[Any], place: tuple[int, int], grid: int, route: MosaicRoute
-) -> tuple[Tensor, Tensor, tuple[int, int]]:
-    """Return values 0..1 and their noise with red first and sides on the grid, and how much is in front."""
-    mosaic = route.mosaic
-    height, width = z_HW.shape
-    unit = np.float32(mosaic.white - mosaic.floor)
-    x_HW = ((z_HW - mosaic.blacks_at(*place, height, width)) / unit).astype(np.float32)
-    x_HW = np.nan_to_num(x_HW, nan=0.0, posinf=1.0, neginf=0.0)
-    sigma_HW = np.empty_like(x_HW)
-    colour_HW = mosaic.colours_at(*place, height, width)
-    for k, curve in enumerate(route.curves):
-        chosen = colour_HW == k
-        # What lies under black has the noise of black, beyond white that of white: as in training.
-        signal = mosaic.floor + np.clip(x_HW[chosen], 0.0, 1.0) * unit
-        sigma_HW[chosen] = np.sqrt(curve.variance(signal)) / unit
-    # In front until a red pixel is first, behind until the grid fits: mirrored, which keeps the colours
-    # in their places.
-    first = next((k, n) for k in (0, 1) for n in (0, 1) if mosaic.pattern[k][n] == 0)
-    top, left = (first[0] - place[0]) % 2, (first[1] - place[1]) % 2
-    rim = ((top, (-height - top) % grid), (left, (-width - left) % grid))
-    short = any(max(r) >= n for r, n in zip(rim, x_HW.shape, strict=True))
-    x, sigma = (
-        torch.from_numpy(np.pad(v, rim, mode="symmetric" if short else "reflect"))[None, None]
-        for v in (x_HW, sigma_HW)
-    )
-    return x, sigma, (top, left)
-
-
 class _Run:
     """A network on a device, and what all its tiles share."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, route: MosaicRoute, dtype: np.dtype[Any]) -> None:
+        self.job, self.route = job, route
+        self.native = _native(job)
         self.network = job.network.to(job.device)
         self.device = job.device
         self.ensemble = job.ensemble == 8
         self.packs = getattr(job.network, "colours", 4) == 4
         self.grid = _grid(job)
+        self.workers = torch.get_num_threads() if self.native else 1
         self.pooled: list[Tensor] | None = None
+        self.unit = np.float32(route.mosaic.white - route.mosaic.floor)
+        self.tables = self._tables(dtype)
 
-    def look_at(self, source_HW: Any, route: MosaicRoute) -> None:
+    def _tables(self, dtype: np.dtype[Any]) -> list[list[tuple[NDArray[np.float32], ...]]] | None:
+        """Return value and deviation for everything that a pixel of each place can hold, if it is little."""
+        if dtype.kind != "u" or dtype.itemsize > 2:
+            return None
+        z_N = np.arange(np.iinfo(dtype).max + 1, dtype=dtype)
+        made: dict[tuple[float, NoiseCurve], tuple[NDArray[np.float32], ...]] = {}
+        for key in itertools.chain.from_iterable(self._kinds()):
+            if key not in made:
+                made[key] = self._formula(z_N, *key)
+        return [[made[key] for key in row] for row in self._kinds()]
+
+    def _kinds(self) -> list[list[tuple[float, NoiseCurve]]]:
+        """Return black and curve of each place of the pattern."""
+        mosaic = self.route.mosaic
+        return [
+            [(black, self.route.curves[k]) for black, k in zip(*both, strict=True)]
+            for both in zip(mosaic.black, mosaic.pattern, strict=True)
+        ]
+
+    def _formula(self, z: NDArray[Any], black: float, curve: NoiseCurve) -> tuple[NDArray[np.float32], ...]:
+        """Return values 0..1 and their noise, units of white."""
+        x = ((z - np.float32(black)) / self.unit).astype(np.float32)
+        x = np.nan_to_num(x, nan=0.0, posinf=1.0, neginf=0.0)
+        # What lies under black has the noise of black, beyond white that of white: as in training.
+        signal: Any = self.route.mosaic.floor + np.clip(x, 0.0, 1.0) * self.unit
+        return x, (np.sqrt(curve.variance(signal)) / self.unit).astype(np.float32)
+
+    def _levels(self, z_HW: NDArray[Any], top: int, left: int) -> tuple[NDArray[np.float32], ...]:
+        """Return values 0..1 and their noise of a window that begins at a place of the mosaic."""
+        kinds = self._kinds()
+        alike = len(set(itertools.chain.from_iterable(kinds))) == 1
+        x_HW, sigma_HW = (np.empty(z_HW.shape, np.float32) for _ in range(2))
+        for first in range(0, len(z_HW), _ROWS):  # even: the pattern begins anew
+            rows = slice(first, first + _ROWS)
+            if alike and self.tables is not None:
+                for table, out in zip(self.tables[0][0], (x_HW, sigma_HW), strict=True):
+                    np.take(table, z_HW[rows], out=out[rows], mode="clip")
+                continue
+            for i, j in itertools.product(range(1) if alike else range(2), repeat=2):
+                some = np.s_[rows] if alike else np.s_[first + i : first + _ROWS : 2, j::2]
+                kind = (top + i) % 2, (left + j) % 2
+                if self.tables is not None:
+                    found = tuple(table[z_HW[some]] for table in self.tables[kind[0]][kind[1]])
+                else:
+                    found = self._formula(z_HW[some], *kinds[kind[0]][kind[1]])
+                x_HW[some], sigma_HW[some] = found
+        return x_HW, sigma_HW
+
+    def _as_seen(self, z_HW: NDArray[Any], place: tuple[int, int]) -> tuple[Tensor, Tensor, tuple[int, int]]:
+        """Return values 0..1 and their noise with red first, sides on the grid, and how much is in front."""
+        height, width = z_HW.shape
+        # In front until a red pixel is first, behind until the grid fits: mirrored, which keeps the colours
+        # in their places.
+        pattern = self.route.mosaic.pattern
+        first = next((k, n) for k in (0, 1) for n in (0, 1) if pattern[k][n] == 0)
+        top, left = (first[0] - place[0]) % 2, (first[1] - place[1]) % 2
+        rim = ((top, (-height - top) % self.grid), (left, (-width - left) % self.grid))
+        short = any(max(r) >= n for r, n in zip(rim, z_HW.shape, strict=True))
+        if any(map(any, rim)) and not short:
+            z_HW = np.pad(z_HW, rim, mode="reflect")
+            place = place[0] - top, place[1] - left
+        both = self._levels(z_HW, *place)
+        if short:
+            both = tuple(np.pad(v, rim, mode="symmetric") for v in both)
+        x, sigma = (torch.from_numpy(v)[None, None] for v in both)
+        return x, sigma, (top, left)
+
+    def denoised(self, z_HW: NDArray[Any], place: tuple[int, int]) -> NDArray[np.float32]:
+        """Return the denoised values of a window that begins at `place`, 0..1."""
+        height, width = z_HW.shape
+        x, sigma, (top, left) = self._as_seen(z_HW, place)
+        with torch.inference_mode(), torch.autocast(self.device.split(":")[0], enabled=False):
+            d_11HW = self.eightfold(x, sigma) if self.ensemble else self.once(x, sigma)
+        found: NDArray[np.float32] = d_11HW[0, 0, top : top + height, left : left + width].cpu().numpy()
+        return found
+
+    def in_units_of_the_file(self, d_HW: NDArray[np.float32], top: int, left: int) -> NDArray[np.float32]:
+        """Return values 0..1 of a window that begins at a place of the mosaic as the file has them."""
+        mosaic = self.route.mosaic
+        alike = len(set(itertools.chain.from_iterable(mosaic.black))) == 1
+        black: Any = np.float32(mosaic.floor) if alike else mosaic.blacks_at(top, left, *d_HW.shape)
+        return np.asarray(d_HW * self.unit + black, np.float32)
+
+    def look_at(self, source_HW: Any) -> None:
         """Take the statistics of a picture, the mean of those of windows spread over it."""
         pool = getattr(self.network, "pooled", None)
         if pool is None:
@@ -159,13 +274,16 @@ class _Run:
             top = max(0, (1 + 2 * k) * height // 4 - _POOLED_PX // 2) // 2 * 2
             left = max(0, (1 + 2 * n) * width // 4 - _POOLED_PX // 2) // 2 * 2
             z_HW = np.asarray(source_HW[top : top + _POOLED_PX, left : left + _POOLED_PX])
-            x, sigma, _ = _as_seen(z_HW, (top, left), self.grid, route)
+            x, sigma, _ = self._as_seen(z_HW, (top, left))
             with torch.inference_mode():
                 found.append(pool(*self._inputs(x, sigma)))
         self.pooled = [torch.stack(list(each)).mean(0) for each in zip(*found, strict=True)]
 
     def once(self, x_11HW: Tensor, sigma_11HW: Tensor) -> Tensor:
         """Return the denoised mosaic."""
+        if self.native is not None:
+            sigma_HW = sigma_11HW[0, 0] if self.native.noise_map else None
+            return self.native.denoised(x_11HW[0, 0], sigma_HW)[None, None]
         inputs = self._inputs(x_11HW, sigma_11HW)
         more = {} if self.pooled is None else {"pooled": self.pooled}
         found: Tensor = self.network(*inputs, **more).float()
@@ -198,3 +316,22 @@ class _Run:
                 found = found[:, :, rim[2] : rim[2] + height, rim[0] : rim[0] + width]
                 total += found.flip(flips) if flips else found
         return total / 8
+
+
+_natives: dict[int, tuple[nn.Module, fan_native.NativeFAN | None]] = {}
+
+
+def _native(job: Job) -> fan_native.NativeFAN | None:
+    """Return the compiled form of a network if the plan says so and it has one; made once and kept."""
+    if job.precision != FAN_KERNEL:
+        return None
+    if fan_native.library() is None:
+        raise NotSupported(
+            f"precision {job.precision}: the plan was made where FAN's compiled kernel runs, and here it is "
+            f"not ({fan_native.why_not()}); plan again on this machine, or everywhere with --precision fp32"
+        )
+    key = id(job.network)
+    if key not in _natives:
+        made = fan_native.NativeFAN(job.network) if fan_native.fits(job.network) else None  # type: ignore[arg-type]
+        _natives[key] = (job.network, made)  # the network too: its id must not be used again
+    return _natives[key][1]

@@ -30,7 +30,14 @@ class Window:
 
 
 def cut(
-    height: int, width: int, tile: int, halo: int, stride: int, window: Window | None = None
+    height: int,
+    width: int,
+    tile: int,
+    halo: int,
+    stride: int,
+    window: Window | None = None,
+    *,
+    rows: int | None = None,
 ) -> list[Tile]:
     """Cut a plane into tiles, all of which read the same number of rows and of columns.
 
@@ -51,14 +58,17 @@ def cut(
     window : Window, optional
         Only this part is kept, of the halo all that the plane has. Its upper left corner lies on the grid
         of `stride`, so that what is computed for it is aligned as it is for the whole plane.
+    rows : int, optional
+        As `tile`, for the height alone.
     """
+    rows = tile if rows is None else rows
     window = window or Window(0, height, 0, width)
     if window.top % stride or window.left % stride:
         raise AssertionError(f"{window} must begin at multiples of {stride}")
-    if tile % stride or halo % stride or tile <= 0 or halo < 0:
-        raise AssertionError(f"tile {tile} and halo {halo} must be multiples of {stride}")
+    if tile % stride or rows % stride or halo % stride or min(tile, rows) <= 0 or halo < 0:
+        raise AssertionError(f"tile {rows} x {tile} and halo {halo} must be multiples of {stride}")
     tiles = []
-    for top, bottom, read_top, read_bottom in _spans(window.top, window.bottom, height, tile, halo, stride):
+    for top, bottom, read_top, read_bottom in _spans(window.top, window.bottom, height, rows, halo, stride):
         for left, right, read_left, read_right in _spans(
             window.left, window.right, width, tile, halo, stride
         ):

@@ -145,14 +145,11 @@ class TrainWidget(Container):
     def _trained(self, learnt: Learnt) -> None:
         self._set_running(False)
         gain = learnt.sure_after - learnt.sure_before
-        self.status.value = (
-            f"Learnt from noise of {learnt.sigma_255:.1f}/255. "
-            + (
-                f"Estimated to be {gain:.2f} dB better than the shipped model: choose "
-                f"{self.model_name.value} as Model in Denoise."
-                if learnt.kept
-                else "No better than the shipped model on these images: it equals that one."
-            )
+        self.status.value = f"Learnt from noise of {learnt.sigma_255:.1f}/255. " + (
+            f"Estimated to be {gain:.2f} dB better than the shipped model: choose "
+            f"{self.model_name.value} as Model in Denoise."
+            if learnt.kept
+            else "No better than the shipped model on these images: it equals that one."
         )
         for panel in getattr(self._viewer.window, "dock_widgets", {}).values():
             if hasattr(panel, "reset_choices"):  # the new model is offered at once

@@ -45,3 +45,10 @@ def test_cut_leaves_no_slivers() -> None:
 def test_cut_off_the_grid_is_our_bug(tile: int, halo: int) -> None:
     with pytest.raises(AssertionError):
         cut(64, 64, tile, halo, 8)
+
+
+def test_tiles_may_be_taller_than_wide() -> None:
+    tiles = cut(400, 400, 64, 16, 16, rows=256)
+    assert {t.read_right - t.read_left for t in tiles} <= {80, 96}
+    assert len({t.top for t in tiles}) == 2
+    assert sum((t.bottom - t.top) * (t.right - t.left) for t in tiles) == 400 * 400
