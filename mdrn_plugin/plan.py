@@ -396,14 +396,11 @@ def _step(
     if options.model is None and (silent or options.strength == 0):
         reason = "no noise found, passed through" if options.strength else "strength 0, passed through"
         return Step(None, "", sigma_255, black, gain, TILE_CPU, 0, 8, reason)
-    micro = _micro_model(route, smooth, joint, options, zoo)
+    stabilised = _stabilised_model(route, smooth, joint, options, zoo)
     if photo:
         descriptor, reason = photo, "blind to the level; for finished photographs"
-    elif micro:
-        descriptor, reason = (
-            micro,
-            f"noise {sigma_255:.1f}/255 in a picture without fine detail; for microscopy",
-        )
+    elif stabilised:
+        descriptor, reason = stabilised
     else:
         descriptor, reason = choose_model(zoo, 3 if joint else 1, options, sigma_255, notes, doubts)
     if not photo:
@@ -531,16 +528,28 @@ def _photo_model(
     return next((d for d in zoo.descriptors if d.tier == "photo" and d.colours == 3), None)
 
 
-def _micro_model(route: _Route, smooth: bool, joint: bool, options: Options, zoo: Zoo) -> Descriptor | None:
-    """Return the model for microscopy if this looks like it: noise was stabilised, fine detail is missing.
+def _stabilised_model(
+    route: _Route, smooth: bool, joint: bool, options: Options, zoo: Zoo
+) -> tuple[Descriptor, str] | None:
+    """Return the gray model that knows what stabilised noise is, and why.
 
-    The fast tier keeps to its own network.
+    Of few photons the noise is neither of one level nor Gaussian behind the transform: there is a
+    model for that. There is another for pictures without fine detail, as microscopes show them. The
+    fast tier keeps to its own network.
     """
-    if not smooth or not route.curves or joint or options.model is not None or options.quality == "fast":
+    if not route.curves or joint or options.model is not None or options.quality == "fast":
         return None
     sigma_255 = route.sigma * route.gain * 255
-    models = (d for d in zoo.descriptors if d.tier == "micro" and d.colours == 1)
-    return next((d for d in models if d.band_255[0] <= sigma_255), None)
+    counted = all(c.kind == "line" and c.gain > 0 for c in route.curves) and not route.spectra
+    for tier, fits, why in (
+        ("photons", counted, "few photons, after stabilising"),
+        ("micro", smooth, "in a picture without fine detail; for microscopy"),
+    ):
+        models = (d for d in zoo.descriptors if d.tier == tier and d.colours == 1)
+        found = next((d for d in models if fits and d.band_255[0] <= sigma_255), None)
+        if found:
+            return found, f"noise {sigma_255:.1f}/255, {why}"
+    return None
 
 
 def _as_photo(facts: Facts, profile: NoiseProfile) -> _Route:

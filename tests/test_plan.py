@@ -21,7 +21,14 @@ BANDS = ((0, 10), (10, 20), (20, 35), (35, 60), (60, 90), (0, 90))
 
 def _descriptor(colours: int, low: float, high: float, tier: str = "balanced") -> Descriptor:
     colour = "gray" if colours == 1 else "colour"
-    size = {"balanced": "2b", "best": "8b", "fast": "fast", "photo": "photo", "micro": "micro"}[tier]
+    size = {
+        "balanced": "2b",
+        "best": "8b",
+        "fast": "fast",
+        "photo": "photo",
+        "micro": "micro",
+        "photons": "photons",
+    }[tier]
     return Descriptor(
         name=f"mdrn-{size}-{colour}-{low:g}-{high:g}",
         file="x",
@@ -291,7 +298,9 @@ def test_resolve_other_pictures_do_not(plan: Any) -> None:
     assert plan().steps[0].model != "mdrn-photo-colour-0-20"
 
 
-MICRO_ZOO = Zoo(Path(), (*ZOO.descriptors, _descriptor(1, 10, 90, "micro")))
+MICRO_ZOO = Zoo(
+    Path(), (*ZOO.descriptors, _descriptor(1, 10, 90, "micro"), _descriptor(1, 60, 90, "photons"))
+)
 
 
 def _cells(options: Options | None = None, gain: float = 0.05, smooth: bool = True, **changes: Any) -> Plan:
@@ -307,6 +316,14 @@ def test_resolve_stabilised_noise_without_fine_detail_goes_to_the_model_for_micr
     assert step.model == "mdrn-micro-gray-10-90"
     assert "microscopy" in step.reason
     assert step.curves
+
+
+@pytest.mark.parametrize("smooth", [True, False])
+def test_resolve_few_photons_go_to_the_model_for_them(smooth: bool) -> None:
+    step = _cells(gain=0.6, smooth=smooth).steps[0]
+    assert step.model == "mdrn-photons-gray-60-90"
+    assert "photons" in step.reason
+    assert _cells(Options(quality="fast"), gain=0.6).steps[0].model != step.model
 
 
 @pytest.mark.parametrize(
