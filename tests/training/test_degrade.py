@@ -268,7 +268,7 @@ def test_photographs_without_noise_differ_by_jpeg_only() -> None:
 
 
 def test_degrade_unknown_kind_says_the_choices() -> None:
-    with pytest.raises(BadOption, match="awgn, raw, camera-jpeg"):
+    with pytest.raises(BadOption, match="awgn, photons, raw, camera-jpeg"):
         degrade.margin("fog")
 
 
