@@ -49,7 +49,8 @@ TIERS = {"fast": "fast", "2B": "balanced", "8B": "best"}
 def ours() -> dict[str, dict[str, Any]]:
     """Return the settings of our networks for gray pictures; those of the fast tier as it ships."""
     fast = next(d for d in shipped().descriptors if d.tier == "fast" and d.colours == 1)
-    return {"fast": dict(fast.settings), "2B": {"blocks": 2}, "8B": {"blocks": 8}}
+    settings = {k: v for k, v in fast.settings.items() if k != "colours"}
+    return {"fast": settings, "2B": {"blocks": 2}, "8B": {"blocks": 8}}
 
 
 def test_picture(size: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -215,11 +216,11 @@ def plot(rows: list[dict[str, Any]], path: str, data: Path | None, title: str) -
         axes.plot(speed, level, "o", color=colour, markerfacecolor="white" if published else colour)
         axes.annotate(method, (speed, level), (6, 4), textcoords="offset points", fontsize=9)
     axes.set(xscale="log", xlabel="megapixels per second", ylabel="PSNR on Set12, σ 25, dB", title=title)
-    axes.margins(0.15)
+    axes.margins(0.2, 0.12)
     axes.grid(alpha=0.3)
     axes.plot([], [], "o", color="grey", label="measured")
     axes.plot([], [], "o", color="grey", markerfacecolor="white", label="published PSNR, speed measured")
-    axes.legend(loc="lower left", fontsize=8)
+    axes.legend(loc="center left", fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=150)
 
