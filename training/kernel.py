@@ -14,7 +14,6 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import functools
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -24,6 +23,7 @@ from torch.autograd import Function
 from torch.nn import functional
 
 from mdrn_plugin.networks import native
+from mdrn_plugin.networks.compiled import open_library
 from mdrn_plugin.networks.mdrn import LEVELS, MDRN, MSAB, MSAG, Up, node_order, unshuffle_columns
 
 if TYPE_CHECKING:
@@ -57,19 +57,23 @@ class _Block(ctypes.Structure):
     _fields_ = tuple((f"p{k}", ctypes.c_void_p) for k in range(_PARAMETERS))
 
 
-@functools.cache
 def library() -> ctypes.CDLL | None:
     """Return the compiled steps; None where they are missing or this machine cannot run them."""
-    place = Path(__file__).with_name("kernel.lib.so")
-    if native.library() is None or not place.exists():  # the same switch and the same processors
-        return None
-    try:
-        found = ctypes.CDLL(os.fspath(place))
-        if found.train_interface() != _INTERFACE:
-            return None
-    except (OSError, AttributeError):
-        return None
-    return found
+    return find()[0]
+
+
+def why_not() -> str:
+    """Return why `library` is None, in a few words; empty if it is not."""
+    return find()[1]
+
+
+@functools.cache
+def find() -> tuple[ctypes.CDLL | None, str]:
+    """Return `library` and `why_not`; looked for once."""
+    found, why = open_library(Path(__file__).with_name("kernel.lib.so"), "train_interface", _INTERFACE)
+    if found is not None and native.library() is None:  # which asks for the same processors
+        return None, native.why_not()
+    return found, why
 
 
 # They use one processor. Torch's operators on two take as long: 0.4 s a step of 2B.

@@ -270,6 +270,8 @@ class _Trainer:
         self.model: Any = self.network
         if kernel.fits(self.network, self.device):
             self.model = kernel.Compiled(self.network)  # type: ignore[arg-type]
+        elif self.device.type == "cpu" and recipe.architecture == "mdrn" and kernel.why_not():
+            _say(f"{recipe.name}: trained by torch alone, which is slower: compiled steps {kernel.why_not()}")
         self.ema = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
         self.optimizer = MuonAdam(self.network.named_parameters(), _ADAM)
         self.loss = get_loss(recipe.loss)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import os
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from mdrn_plugin.networks.compiled import open_library
 from mdrn_plugin.networks.fan import FAN, PLANES
 
 if TYPE_CHECKING:
     from mdrn_plugin.networks.fan import InvertedResidual
 
 _INTERFACE = 1  # of fan_kernel.c
-_SWITCH = "MDRN_KERNEL"  # "off" leaves the kernels alone
 _MOST_CHANNELS = 128
 _OUTPUTS = 8  # of a product that lie side by side
 _LEVELS = 4
@@ -82,17 +81,10 @@ def why_not() -> str:
 @functools.cache
 def find() -> tuple[ctypes.CDLL | None, str]:
     """Return `library` and `why_not`; looked for once."""
-    if os.environ.get(_SWITCH, "").lower() == "off":
-        return None, f"switched off by {_SWITCH}"
     place = Path(__file__).with_name("fan_kernel.lib.so")
-    if not place.exists():
-        return None, "not compiled"
-    try:
-        found = ctypes.CDLL(os.fspath(place))
-        if found.mdrn_fan_interface() != _INTERFACE:
-            return None, "compiled from another version"
-    except (OSError, AttributeError):
-        return None, "does not load"
+    found, why = open_library(place, "mdrn_fan_interface", _INTERFACE)
+    if found is None:
+        return None, why
     found.mdrn_fan_state_bytes.restype = ctypes.c_int64
     found.mdrn_fan.restype = None
     if not found.mdrn_fan_lanes():

@@ -14,7 +14,6 @@ import contextlib
 import ctypes
 import dataclasses
 import functools
-import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,12 +22,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mdrn_plugin.networks.compiled import open_library
 from mdrn_plugin.networks.mdrn import LEVELS, STRIDE, FoldedMDRN, node_order
 
 _INTERFACE = 1  # of kernel.c
 _CHANNELS = (32, 64)
 _MOST_SAMPLES = 16
-_SWITCH = "MDRN_KERNEL"  # "off" leaves the kernel alone
 # Columns beside a ring's rows: one for the last 3x3, and what groups of 32 or 64 pixels read too many.
 _LEFT, _RIGHT = 2, 66
 # Rows of the picture per sweep: with fewer, the rows that a band keeps are fetched for less work.
@@ -92,17 +91,10 @@ def why_not() -> str:
 @functools.cache
 def find() -> tuple[ctypes.CDLL | None, str]:
     """Return `library` and `why_not`; looked for once."""
-    if os.environ.get(_SWITCH, "").lower() == "off":
-        return None, f"switched off by {_SWITCH}"
     place = Path(__file__).with_name("kernel.lib.so")
-    if not place.exists():
-        return None, "not compiled"
-    try:
-        found = ctypes.CDLL(os.fspath(place))
-        if found.mdrn_interface() != _INTERFACE:
-            return None, "compiled from another version"
-    except (OSError, AttributeError):
-        return None, "does not load"
+    found, why = open_library(place, "mdrn_interface", _INTERFACE)
+    if found is None:
+        return None, why
     found.mdrn_state_bytes.restype = ctypes.c_int64
     for function in (found.mdrn_group, found.mdrn_tail):
         function.restype = None

@@ -149,7 +149,8 @@ def test_the_kernel_of_every_install_loads(way: str, installed: Callable[[str, s
     code = """
 import json
 from mdrn_plugin.networks import fan_native, native
-print(json.dumps([[m.library() is not None, m.why_not()] for m in (native, fan_native)]))
+from mdrn_plugin.training import kernel
+print(json.dumps([[m.library() is not None, m.why_not()] for m in (native, fan_native, kernel)]))
 """
     for loaded, why in installed(way, code):
         assert loaded or "processor" in why

@@ -6,13 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from mdrn_plugin.networks import native
 from mdrn_plugin.networks.mdrn import FEATURE_NODES, MDRN
 from mdrn_plugin.training import kernel
 from mdrn_plugin.training.distil import kdl
 
 needs_kernel = pytest.mark.skipif(
-    kernel.library() is None, reason=f"no compiled steps here: {native.why_not() or 'not built'}"
+    kernel.library() is None, reason=f"no compiled steps here: {kernel.why_not()}"
 )
 CPU = torch.device("cpu")
 
