@@ -37,6 +37,7 @@ from .distil import Distiller
 from .losses import get_loss
 from .optim import MuonAdam
 from .parallel import Ranks
+from .precision import autocast
 from .recipe import describe, load_recipe, without_defaults
 
 if TYPE_CHECKING:
@@ -407,7 +408,7 @@ class _Trainer:
             packed=recipe.architecture == "fan",
         ).to(self.device)
         clean, noisy, sigma = pair.clean, pair.noisy, pair.sigma
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with autocast(self.device.type):
             if self.distiller is None:
                 out = self.model(noisy) if pair.std is None else self.model(noisy, pair.std)
                 if self.targets is None:
@@ -541,7 +542,7 @@ def validate(
                 recipe.degrade, clean[None], levels, *seeds, packed=recipe.architecture == "fan"
             ).to(device)
             shown = [cut_to_stride(x, network.stride) for x in (pair.noisy, pair.std) if x is not None]
-            with torch.autocast(device.type, torch.bfloat16):
+            with autocast(device.type):
                 out = network(*shown)
             total += psnr(out.float(), cut_to_stride(pair.clean, network.stride))
         scores[sigma] = round(total / max(1, len(pictures)), 4)

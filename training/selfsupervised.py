@@ -48,6 +48,7 @@ from mdrn_plugin.networks.mdrn import MDRN, STRIDE, exact_halo
 from .data import dihedral
 from .loop import rate_at
 from .optim import MuonAdam
+from .precision import autocast
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -309,7 +310,7 @@ def bayes(
     for tile in cut(height, width, 160, BlindSpot.radius(blocks), 1):
         part = noisy_CHW[None, :, tile.read_top : tile.read_bottom, tile.read_left : tile.read_right]
         part = part.contiguous(memory_format=torch.channels_last)
-        with torch.no_grad(), torch.autocast(part.device.type, torch.bfloat16, enabled=bf16):
+        with torch.no_grad(), autocast(part.device.type, bf16):
             prediction = network(part)
         if trust is not None:
             spread = prediction.mean_covariance.diagonal(dim1=-2, dim2=-1)
@@ -471,7 +472,7 @@ class _Stage:
         checks = step * _CHECKS // total
         kind = torch.device(options.device).type
         while step < total:
-            with torch.autocast(kind, torch.bfloat16, enabled=options.bf16):
+            with autocast(kind, options.bf16):
                 loss = self.loss(step)
             value = float(loss.detach())
             if math.isfinite(value):

@@ -1,0 +1,23 @@
+"""What training multiplies in: bfloat16 where the hardware does it directly, else float32."""
+
+from __future__ import annotations
+
+import torch
+
+from mdrn_plugin.engine.device import resolve_precision
+
+
+def autocast(kind: str, wanted: bool = True) -> torch.autocast:
+    """Return torch's autocast to bfloat16 for a kind of device, switched off where it would not pay.
+
+    A CPU without AMX or AVX512-BF16 has no product of bfloat16 numbers: torch then emulates it, and a
+    step of 2B takes many times as long as in float32.
+
+    Parameters
+    ----------
+    kind : str
+        "cpu" or "cuda".
+    wanted : bool
+        False: float32 everywhere.
+    """
+    return torch.autocast(kind, torch.bfloat16, enabled=wanted and resolve_precision("auto", kind) != "fp32")
