@@ -205,10 +205,10 @@ def models() -> tuple[Descriptor, ...]:
 
 
 def train_on(sources: Sequence[Any], name: str, *, minutes: float = 30.0, **options: Any) -> Learnt:
-    """Learn a model from noisy pictures alone; see `mdrn_plugin.training.selfsupervised.train_on`."""
-    from mdrn_plugin.training import selfsupervised
+    """Learn a model from noisy pictures alone; see `mdrn_plugin.training.own.train_on`."""
+    from mdrn_plugin.training import own
 
-    return selfsupervised.train_on(sources, name, minutes=minutes, **options)
+    return own.train_on(sources, name, minutes=minutes, **options)
 
 
 def _as_picture(pixels: Any, axes: str | None, limits: tuple[float, float] | None) -> Picture:

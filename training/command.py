@@ -233,7 +233,7 @@ def _zoo(options: argparse.Namespace) -> int:
 def _self(options: argparse.Namespace) -> int:
     import torch
 
-    from .selfsupervised import train_on
+    from .own import train_on
 
     if options.threads:
         torch.set_num_threads(options.threads)

@@ -20,8 +20,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -43,9 +41,10 @@ from mdrn_plugin.networks.dbsn import (
     negative_log_likelihood,
     posterior,
 )
-from mdrn_plugin.networks.mdrn import MDRN, STRIDE, exact_halo
+from mdrn_plugin.networks.mdrn import STRIDE
 
 from .data import dihedral
+from .distil import network_of
 from .loop import rate_at
 from .optim import MuonAdam
 from .precision import autocast
@@ -54,11 +53,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from mdrn_plugin.picture import Picture
-
     _Plane = NDArray[np.float32]
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _WARM_UP = 20  # steps
 _SHARES = {"mean": 0.5, "noise": 0.3, "student": 0.2}
 _CHECKS = 10  # evaluations on the held-back parts per stage
@@ -205,7 +201,7 @@ def learn(
     for k in range(min(3, len(denoised))):
         _preview(folder / f"preview-{k}.png", data.planes[k], denoised[k])
 
-    student = MDRN(planes[0].shape[0], _blocks_of(init))
+    student = network_of(init)
     student.load_state_dict(init)
     student.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     references = [torch.from_numpy(np.ascontiguousarray(p, np.float32)) for p in clean]
@@ -555,12 +551,6 @@ def _copy(network: torch.nn.Module) -> dict[str, Tensor]:
     return {k: v.detach().clone() for k, v in network.state_dict().items()}
 
 
-def _blocks_of(weights: dict[str, Tensor]) -> int:
-    from .distil import network_of
-
-    return network_of(weights).n_blocks
-
-
 def _decibels(risk: float) -> float:
     return -10 * math.log10(max(risk, 1e-12))
 
@@ -580,153 +570,3 @@ def _preview(path: Path, noisy_CHW: Tensor, denoised_CHW: Tensor) -> None:
     buffer = io.BytesIO()
     Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(buffer, "png")
     write_bytes(path, buffer.getvalue())
-
-
-# ---- from files to a model by name -----------------------------------------------------------
-
-
-def train_on(
-    sources: Sequence[Any],
-    name: str,
-    *,
-    minutes: float = 30.0,
-    clean: Sequence[Any] = (),
-    folder: str | os.PathLike[str] | None = None,
-    progress: Progress | None = None,
-    **how: Any,
-) -> Learnt:
-    """Learn a model from noisy pictures and put it among the user's own.
-
-    Parameters
-    ----------
-    sources : sequence of path or Picture
-        Noisy pictures of one kind: same instrument, same settings.
-    name : str
-        Of the new model; ``--model NAME`` then uses it.
-    minutes : float
-        For all of it.
-    clean : sequence of path or Picture, optional
-        Clean pictures of the same kind, if there are any.
-    folder : path, optional
-        Of the model; default `zoo.own_folder`. State and previews are in ``NAME.run`` in it.
-    progress : callable, optional
-        As of `learn`.
-    **how
-        Further fields of `SelfOptions`.
-
-    Returns
-    -------
-    Learnt
-
-    Raises
-    ------
-    BadOption
-        A bad name, no usable picture, pictures that differ in kind, or noise that is correlated
-        from pixel to pixel: a blind-spot network would take it for signal.
-    """
-    from mdrn_plugin.zoo import own_folder, shipped
-
-    if not _NAME.fullmatch(name) or name.startswith("mdrn-"):
-        raise BadOption(
-            f"name {name!r}: expected up to 64 small letters, digits, '.', '_' or '-', not beginning "
-            "with 'mdrn-'; choose another --name"
-        )
-    options = SelfOptions(name=name, minutes=minutes, **how)
-    planes, sigma, model, references = _seen_by_networks(sources, clean)
-    target = Path(folder) if folder is not None else own_folder()
-    init = dict(shipped().load_plain(model).state_dict())
-    learnt = learn(planes, sigma, init, target / f"{name}.run", options, clean=references, progress=progress)
-    _enter(target, name, learnt, options, planes, model)
-    return learnt
-
-
-def _seen_by_networks(
-    sources: Sequence[Any], clean: Sequence[Any]
-) -> tuple[list[_Plane], float, str, list[_Plane]]:
-    """Return the noisy planes at one level, that level, the plan's model, and the clean planes."""
-    from mdrn_plugin.engine.planes import network_planes
-    from mdrn_plugin.pipeline import make_plan, measure
-    from mdrn_plugin.plan import Options
-
-    found: list[tuple[_Plane, float, str]] = []
-    plan = None
-    for source in sources:
-        picture, where = _picture(source)
-        plan = make_plan(picture, measure(picture, Options()), Options())
-        if any(step.spectra for step in plan.steps):
-            raise BadOption(
-                f"{where}: its noise is correlated from pixel to pixel, and a blind-spot network would "
-                "take it for signal; give pictures as the camera made them, without JPEG or resampling"
-            )
-        for step, plane in network_planes(picture, plan):
-            if step.model is not None:
-                found.append((plane, step.sigma_255 / 255, step.model))
-    if not found or plan is None:
-        raise BadOption("no noisy picture to learn from: there is none, or all of them look clean already")
-    if len({plane.shape[0] for plane, _, _ in found}) > 1:
-        raise BadOption("gray and colour pictures together; learn from one kind at a time")
-    common = float(np.median([sigma for _, sigma, _ in found]))
-    models = [model for _, _, model in found]
-    scaled = [plane * np.float32(common / sigma) for plane, sigma, _ in found]
-    references = [plane for source in clean for _, plane in network_planes(_picture(source)[0], plan)]
-    if any(plane.shape[0] != scaled[0].shape[0] for plane in references):
-        raise BadOption("the clean pictures are of another kind (gray, colour) than the noisy ones")
-    return scaled, common, max(set(models), key=models.count), references
-
-
-def _picture(source: Any) -> tuple[Picture, str]:
-    import mdrn_plugin
-    from mdrn_plugin.picture import Picture
-
-    if isinstance(source, Picture):
-        return source, "a picture"
-    return mdrn_plugin.read(source), os.fspath(source)
-
-
-def _enter(
-    folder: Path,
-    name: str,
-    learnt: Learnt,
-    options: SelfOptions,
-    planes: Sequence[_Plane],
-    model: str,
-) -> None:
-    """Write the weights and enter them into the manifest of the user's own models."""
-    folder.mkdir(parents=True, exist_ok=True)
-    source = folder / "manifest.json"
-    manifest: dict[str, Any] = {"format": 1, "models": []}
-    if source.is_file():
-        manifest = json.loads(source.read_text(encoding="utf-8"))
-    data = save({k: v.half().contiguous() for k, v in learnt.weights.items()})
-    blocks = _blocks_of(learnt.weights)
-    entry = {
-        "name": name,
-        "file": f"{name}.safetensors",
-        "sha256": hashlib.sha256(data).hexdigest(),
-        "architecture": "mdrn",
-        "settings": {"colours": planes[0].shape[0], "blocks": blocks},
-        "tier": "own",
-        "band_255": [round(0.7 * learnt.sigma_255, 2), round(1.3 * learnt.sigma_255, 2)],
-        "trained_255": [round(0.9 * learnt.sigma_255, 2), round(1.1 * learnt.sigma_255, 2)],
-        "stride": STRIDE,
-        "halo": exact_halo(blocks),
-        "default_halo": min(48, exact_halo(blocks)),
-        "teacher": "D-BSN",
-        "distillation": "bayes",
-        "training": {
-            "init": model,
-            "pictures": len(planes),
-            "minutes": options.minutes,
-            "seed": options.seed,
-            "sure": {
-                "before": learnt.sure_before,
-                "after": learnt.sure_after,
-                "teacher": learnt.sure_teacher,
-            },
-        },
-        "psnr": {},
-    }
-    models = {m["name"]: m for m in manifest["models"]} | {name: entry}
-    manifest["models"] = [models[key] for key in sorted(models)]
-    write_bytes(folder / f"{name}.safetensors", data)
-    write_bytes(source, (json.dumps(manifest, indent=2) + "\n").encode())

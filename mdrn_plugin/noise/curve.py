@@ -49,6 +49,10 @@ _MORE_THAN_CHANCE = 2.0  # variance of the block means over what noise alone giv
 # the variance) and the curve by at most half of that.
 _LINE_MISSES = 0.2
 _KNOWN = 0.25  # relative error of a level's variance up to which it counts for the curve
+# Texture adds to the variance of a level and nothing takes from it, so a law that is too large by so many
+# standard errors for this share of the flat blocks was fitted to texture.
+_TOO_LARGE = 4.0
+_CONTRADICTED = 0.1
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -194,6 +198,12 @@ class _Sets:
     signal: Floats
     variance: Floats
     error: Floats  # relative standard error of the variance
+    number: Floats  # flat blocks
+
+    def contradict(self, fitted: Floats) -> bool:
+        """Whether a law that gives these variances is too large for what many flat blocks have."""
+        below = self.variance / fitted - 1 < -_TOO_LARGE * self.error
+        return bool(self.number[below].sum() > _CONTRADICTED * self.number.sum())
 
     @staticmethod
     def of(blocks: BlockEnergies, level: Array, count: int, flat: Array, limit: Floats | float) -> _Sets:
@@ -213,7 +223,7 @@ class _Sets:
         texture = np.maximum(structure[there] / common - _TEXTURE, 0.0)
         doubt = _MODEL_ERROR**2 + (_TEXTURE_ERROR * texture) ** 2 + _UNEVEN_ERROR * uneven[there]
         error = np.sqrt(2 / np.maximum(independent, 1) + doubt)
-        return _Sets(signal[there], variance[there], error)
+        return _Sets(signal[there], variance[there], error, number[there])
 
 
 def _level_sets(signal: Floats) -> Array:
@@ -319,6 +329,7 @@ def _choose_kind(line: tuple[float, float], sets: _Sets, blocks: BlockEnergies, 
     chance = float(np.mean(blocks.measured)) / blocks.pixels
     if len(x) < _FEW_LEVELS or float(np.var(blocks.signal)) < _MORE_THAN_CHANCE * chance:
         return NoiseCurve("constant", *line, mean=mean, span=span)
+    white = sure == SURE  # in correlated noise a camera's own denoising makes levels quieter than the law
     known = e < _KNOWN
     if np.count_nonzero(known) >= 2 * _FEW_LEVELS:
         x, v, e = x[known], v[known], e[known]
@@ -328,8 +339,11 @@ def _choose_kind(line: tuple[float, float], sets: _Sets, blocks: BlockEnergies, 
         better = float(np.median(np.abs(v / curve - 1))) <= 0.5 * misses
         if misses > _LINE_MISSES and better and curve.max() > _FACTOR * curve.min():
             levels, variances = tuple(map(float, x)), tuple(map(float, curve))
-            return NoiseCurve("curve", *line, levels, variances, span=span)
-    if factor < _FACTOR or slope < sure:
+            found = NoiseCurve("curve", *line, levels, variances, span=span)
+            if not (white and sets.contradict(found.variance(sets.signal))):
+                return found
+    fitted = np.maximum(line[0] * sets.signal + line[1], 0.05 * sets.variance.min())
+    if factor < _FACTOR or slope < sure or (white and sets.contradict(fitted)):
         return NoiseCurve("constant", *line, mean=mean, span=span)
     return NoiseCurve("line", *line, span=span)
 

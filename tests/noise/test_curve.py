@@ -68,6 +68,19 @@ def test_white_noise_of_one_level_is_constant(sigma):
     assert found.sigma[0] == pytest.approx(sigma, rel=0.04)
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_texture_between_flat_tones_is_no_dependence(seed):
+    # Texture that grows with the tone looks like noise that does, but for the flat tones above it.
+    rng = np.random.default_rng(seed)
+    clean = np.full((384, 512), 0.1)
+    clean[:, 300:] = 0.9
+    ramp = np.linspace(0.15, 0.75, 180)
+    clean[:, 100:280] = ramp + (0.01 + 0.12 * (ramp - 0.15)) * rng.standard_normal((384, 180))
+    found = profile(clean + rng.normal(0, 5 / 255, clean.shape))
+    assert not found.depends_on_signal
+    assert 255 * found.sigma[0] == pytest.approx(5, rel=0.05)
+
+
 def test_one_brightness_only_says_nothing_of_a_dependence():
     """Poisson noise is skewed: mean and variance of a block scatter together even here."""
     z = np.random.default_rng(0).poisson(4.0, (300, 300)).astype(np.float32)

@@ -14,9 +14,10 @@ import torch
 import mdrn_plugin
 from mdrn_plugin.errors import BadOption
 from mdrn_plugin.networks.dbsn import DBSN, posterior
-from mdrn_plugin.training import selfsupervised
+from mdrn_plugin.training import own, selfsupervised
 from mdrn_plugin.training.command import main
-from mdrn_plugin.training.selfsupervised import Learnt, bayes, sure, train_on
+from mdrn_plugin.training.own import train_on
+from mdrn_plugin.training.selfsupervised import Learnt, bayes, sure
 from mdrn_plugin.zoo import available
 
 QUICK = {"steps": (3, 2, 2), "channels": 8, "blocks": 1, "batch": 4, "patch": 32}
@@ -244,7 +245,7 @@ def test_self_command_says_what_came_out(
         asked.update(how, sources=sources, name=name)
         return Learnt({}, 25.04, 29.0, 29.5 if kept else 29.0, 28.0, kept)
 
-    monkeypatch.setattr(selfsupervised, "train_on", learn)
+    monkeypatch.setattr(own, "train_on", learn)
     (tmp_path / "notes.txt").touch()  # a folder is searched for pictures only
     command = ["self", str(tmp_path), "--name", "mine", "--minutes", "7", "--clean", str(noisy[0])]
     assert main([*command, "--models", str(tmp_path / "m"), "--reference"]) == 0
