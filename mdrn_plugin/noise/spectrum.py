@@ -19,10 +19,11 @@ CORRELATED = 1.6
 
 # Flat blocks have all the same energy but for chance: the logarithm of that at middle frequencies scatters by
 # 0.23. Measured in the flattest blocks of 80 training pictures: 0.27..0.41 (median; 90 % below 0.8) for
-# correlated noise, 0.71 for texture under weak white noise that the ratio alone takes for correlated.
-_UNEVEN = 0.45
-_UNEVEN_STRONG = 0.8  # with a ratio so large that few textures reach it
-_STRONG = 2.2
+# correlated noise, 0.71 for texture under weak white noise that the ratio alone takes for correlated. The
+# larger the ratio, the fewer textures reach it and the more scatter is allowed (docs/decisions/0023).
+_UNEVEN = 0.3
+_UNEVEN_STRONG = 0.8
+_STRONG = 2.6  # ratio from which on the latter holds
 
 _CHI_MEDIAN = 0.45494  # median of chi square with one degree of freedom
 _KEEP = 0.02  # share of the blocks that are kept as flat; with 10 % texture leaks in
@@ -40,7 +41,7 @@ class Spectrum:
     @property
     def correlated(self) -> bool:
         """Whether the noise is correlated, texture allowed for."""
-        limit = _UNEVEN if self.mid_high_ratio < _STRONG else _UNEVEN_STRONG
+        limit = float(np.interp(self.mid_high_ratio, (CORRELATED, _STRONG), (_UNEVEN, _UNEVEN_STRONG)))
         return self.mid_high_ratio > CORRELATED and self.scatter < limit
 
     @property
