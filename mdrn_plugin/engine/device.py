@@ -71,11 +71,7 @@ def resolve_precision(wish: str, device: str) -> str:
         return wish
     if device == "cpu" and fp32_native.library() is not None:
         return FP32_KERNEL
-    if device.startswith("cuda"):
-        direct = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        direct = device == "cpu" and _cpu_multiplies_bf16()
-    return "bf16" if direct else "fp32"
+    return "bf16" if multiplies_bf16(device) else "fp32"
 
 
 def resolve_raw_precision(wish: str, device: str) -> str:
@@ -88,9 +84,16 @@ def resolve_raw_precision(wish: str, device: str) -> str:
     return FAN_KERNEL if runs else "fp32"
 
 
-def _cpu_multiplies_bf16() -> bool:
+def multiplies_bf16(device: str) -> bool:
+    """Whether the hardware of a device multiplies bfloat16 numbers directly."""
+    found: bool
+    if device.startswith("cuda"):
+        found = torch.cuda.is_bf16_supported(including_emulation=False)
+        return found
+    if device != "cpu":
+        return False
     try:
-        found: bool = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        found = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     except AttributeError:  # another torch: without the question there is no safe yes
         return False
     return found
