@@ -236,6 +236,17 @@ def test_kernel_runs_in_the_precision_that_it_is_for_only() -> None:
 
 
 @pytest.mark.skipif(fp32_native.library() is None, reason=fp32_native.why_not())
+def test_values_that_are_not_finite_spread_as_in_the_plain_network() -> None:
+    plain, folded = _networks(torch.float32, blocks=1)
+    x = torch.rand(1, 1, 16, 2 * exact_halo(1) + 80)
+    x[0, 0, 5, 3] = float("nan")
+    with torch.inference_mode():
+        expected = plain.residual(x).isfinite()
+        assert expected.any()
+        assert torch.equal(folded.residual(x).isfinite(), expected)
+
+
+@pytest.mark.skipif(fp32_native.library() is None, reason=fp32_native.why_not())
 @pytest.mark.parametrize("settings", [{"blocks": 2}, FAST, {"blocks": 1, "unshuffle": 4}])
 def test_vectors_of_both_lengths_give_the_same_bits(settings: dict[str, Any]) -> None:
     _, folded = _networks(torch.float32, **settings)
