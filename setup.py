@@ -33,15 +33,16 @@ def library(name: str, source: str) -> Extension:
     return Extension(
         name,
         [source],
-        depends=["mdrn_plugin/networks/amx.h", "mdrn_plugin/networks/fan_rows.h"],
+        depends=[f"mdrn_plugin/networks/{name}.h" for name in ("amx", "fan_rows", "fp32_rows", "groups")],
         include_dirs=["mdrn_plugin/networks"],
-        extra_compile_args=["-std=c11", "-O3", "-fvisibility=hidden"],
+        extra_compile_args=["-std=c11", "-O3", "-g0", "-fvisibility=hidden"],
         optional=True,
     )
 
 
 libraries = [
     library("mdrn_plugin.networks.kernel", "mdrn_plugin/networks/kernel.c"),
+    library("mdrn_plugin.networks.fp32_kernel", "mdrn_plugin/networks/fp32_kernel.c"),
     library("mdrn_plugin.networks.fan_kernel", "mdrn_plugin/networks/fan_kernel.c"),
     library("mdrn_plugin.training.kernel", "training/kernel.c"),
 ]

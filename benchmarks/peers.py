@@ -61,12 +61,11 @@ def test_picture(size: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     return clean.astype(np.float32), noisy.astype(np.float32)
 
 
-def our_network(settings: dict[str, int], noisy: NDArray[np.float32], precision: str) -> Callable[[], Any]:
-    """Return a call that runs one of our networks over the picture."""
+def our_network(settings: dict[str, int], noisy: NDArray[np.float32], form: str) -> Callable[[], Any]:
+    """Return a call that runs one of our networks over the picture, in a precision of the engine."""
     network = MDRN(1, **settings)
     source, out = noisy[..., None], np.empty_like(noisy[..., None])
     # Tile and halo as the plan has them: 48 px are the default of 2B and of the fast tier.
-    form = resolve_precision(precision, "cpu")
     job = Job(FoldedMDRN(network).eval(), 0.0, 1.0, TILE_CPU, 48, network.stride, precision=form)
     return lambda: run_plane(source, out, job)
 
@@ -125,14 +124,16 @@ def measure(size: int, threads: int, repeat: int, *, quick: bool = False) -> lis
     """Return a row per method: name, precision, megapixels per second, PSNR if there is one."""
     now = clock(threads)
     clean, noisy = test_picture(size)
-    precisions = ["fp32"] if resolve_precision("auto", "cpu") == "fp32" else ["bf16", "fp32"]
+    default = resolve_precision("auto", "cpu")
+    precisions = ["fp32"] if default.startswith("fp32") else ["bf16", "fp32"]
     if quick:
         precisions = precisions[:1]
     dtypes = {"bf16": torch.bfloat16, "fp32": torch.float32}
     calls: list[tuple[str, str, Callable[[], Any]]] = []
     for precision in precisions:
+        form = default if precision == precisions[0] else resolve_precision(precision, "cpu")
         for name, settings in ours().items():
-            calls.append((f"MDRN {name}", precision, our_network(settings, noisy, precision)))
+            calls.append((f"MDRN {name}", precision, our_network(settings, noisy, form)))
         for network in (DnCNN(), FFDNet(), DRUNet()):
             for side in (256,) if quick else (128, 256, 512):
                 call = other_network(network, noisy, side, dtypes[precision])

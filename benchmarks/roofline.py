@@ -1,6 +1,7 @@
 """How close the engine comes to its own convolutions, and to plain eager torch.
 
-    python benchmarks/roofline.py [--blocks 2 8] [--precision bf16 fp32] [--size 1024] [--threads 1] [--json]
+    python benchmarks/roofline.py [--blocks 2 8] [--precision bf16 fp32 fp32-kernel] [--size 1024]
+        [--threads 1] [--json]
 
 The floor is the time of the network's convolutions alone: each layer by itself, by the fastest of
 the operators that torch has for it, on the fastest of several tile sizes that fit into the caches,
@@ -26,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mdrn_plugin.engine.device import resolve_precision
+from mdrn_plugin.engine.device import FP32_KERNEL, resolve_precision
 from mdrn_plugin.engine.run import Job, run_plane
 from mdrn_plugin.networks.mdrn import LEVELS, MDRN, FoldedMDRN
 from mdrn_plugin.networks.strips import Convolution
@@ -134,7 +135,7 @@ def _calls(
 def measure(blocks: int, precision: str, size: int, threads: int, repeat: int) -> dict[str, Any]:
     """Return floor, engine and eager time, seconds per pixel, and their ratios."""
     now = clock(threads)
-    dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     torch.manual_seed(0)
     plain = MDRN(1, blocks).eval()
     folded = FoldedMDRN(plain).eval()
@@ -143,7 +144,7 @@ def measure(blocks: int, precision: str, size: int, threads: int, repeat: int) -
     whole = torch.from_numpy(noisy).permute(2, 0, 1)[None].to(dtype)
     out = np.empty_like(noisy)
     # The tile of the plan, the halo of the manifest: neither matters up to this size.
-    form = resolve_precision(precision, "cpu")
+    form = precision if precision == FP32_KERNEL else resolve_precision(precision, "cpu")
     job = Job(folded, 0.0, 1.0, TILE_CPU, 48, 8, precision=form)
     counts = layers(blocks)
     floors = dict.fromkeys(counts, float("inf"))
@@ -192,7 +193,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--blocks", type=int, nargs="+", default=[2, 8])
-    parser.add_argument("--precision", nargs="+", choices=["bf16", "fp32"], default=["bf16", "fp32"])
+    parser.add_argument(
+        "--precision", nargs="+", choices=["bf16", "fp32", FP32_KERNEL], default=["bf16", "fp32"]
+    )
     parser.add_argument("--size", type=int, default=1024, help="side of the picture, px")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeat", type=int, default=3)

@@ -154,12 +154,17 @@ def _devices() -> Iterator[tuple[str, str, bool]]:
     import torch
 
     from mdrn_plugin.engine.device import resolve_device, resolve_precision
-    from mdrn_plugin.networks import fan_native, native
+    from mdrn_plugin.networks import fan_native, fp32_native, native
 
     chosen = resolve_device("auto")
     yield "cpu", f"{torch.get_num_threads()} threads, {resolve_precision('auto', 'cpu')}", True
     missing = native.why_not()
-    yield "kernel", f"not used: {missing}" if missing else "runs MDRN in bf16 on the CPU", True
+    if not missing:
+        yield "kernel", "runs MDRN in bf16 on the CPU", True
+    elif fp32_native.library() is not None:
+        yield "kernel", f"runs MDRN in fp32 on the CPU (not in bf16: {missing})", True
+    else:
+        yield "kernel", f"not used: {fp32_native.why_not()}", True
     missing = fan_native.why_not()
     yield "RAW kernel", f"not used: {missing}" if missing else "runs FAN in fp32 on the CPU", True
     if torch.cuda.is_available():

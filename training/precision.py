@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mdrn_plugin.engine.device import resolve_precision
+from mdrn_plugin.engine.device import multiplies_bf16
 
 
 def autocast(kind: str, wanted: bool = True) -> torch.autocast:
@@ -20,4 +20,4 @@ def autocast(kind: str, wanted: bool = True) -> torch.autocast:
     wanted : bool
         False: float32 everywhere.
     """
-    return torch.autocast(kind, torch.bfloat16, enabled=wanted and resolve_precision("auto", kind) != "fp32")
+    return torch.autocast(kind, torch.bfloat16, enabled=wanted and multiplies_bf16(kind))

@@ -8,11 +8,13 @@ from collections.abc import Iterator
 import torch
 
 from mdrn_plugin.errors import BadOption
-from mdrn_plugin.networks import fan_native, native
+from mdrn_plugin.networks import fan_native, fp32_native, native
 
-# The precision of plans that were made for the compiled kernel: its bytes are not those of the operators.
+# The precisions of plans that were made for a compiled kernel: its bytes are not those of the operators.
 KERNEL = "bf16-kernel"
-FAN_KERNEL = "fp32-kernel"  # the same of FAN, which computes in fp32
+FP32_KERNEL = "fp32-kernel"
+FAN_KERNEL = FP32_KERNEL  # the kernel of FAN, which computes in fp32
+KERNELS = {KERNEL: native, FP32_KERNEL: fp32_native}  # of MDRN
 CHOICES = "auto, cpu, cuda, cuda:N, mps"
 
 
@@ -51,24 +53,25 @@ def resolve_device(wish: str) -> str:
 
 
 def resolve_precision(wish: str, device: str) -> str:
-    """Return "fp32", "bf16" or "bf16-kernel".
+    """Return "fp32", "bf16", "bf16-kernel" or "fp32-kernel".
 
     "auto" means bf16 where the hardware multiplies it directly (CUDA from Ampere on; CPUs with
     AMX or AVX512-BF16), else fp32. The residual is always subtracted in fp32. On CPUs where the
-    compiled kernel runs (`networks.native`), bf16 is "bf16-kernel": networks that it has no form for
-    run on torch's operators in bf16.
+    compiled kernel runs (`networks.native`), bf16 is "bf16-kernel"; where only that for fp32 does
+    (`networks.fp32_native`), "auto" is "fp32-kernel". Networks that a kernel has no form for
+    run on torch's operators. "fp32" is always those: the same bytes everywhere.
     """
     if wish not in ("auto", "fp32", "bf16"):
         raise BadOption(f"precision {wish!r}: expected one of auto, fp32, bf16")
     if wish == "fp32":
         return wish
-    if device.startswith("cuda"):
-        direct = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        direct = device == "cpu" and _cpu_multiplies_bf16()
-    if wish == "auto" and not direct:
-        return "fp32"
-    return KERNEL if device == "cpu" and native.library() is not None else "bf16"
+    if device == "cpu" and native.library() is not None:
+        return KERNEL
+    if wish == "bf16":
+        return wish
+    if device == "cpu" and fp32_native.library() is not None:
+        return FP32_KERNEL
+    return "bf16" if multiplies_bf16(device) else "fp32"
 
 
 def resolve_raw_precision(wish: str, device: str) -> str:
@@ -81,9 +84,16 @@ def resolve_raw_precision(wish: str, device: str) -> str:
     return FAN_KERNEL if runs else "fp32"
 
 
-def _cpu_multiplies_bf16() -> bool:
+def multiplies_bf16(device: str) -> bool:
+    """Whether the hardware of a device multiplies bfloat16 numbers directly."""
+    found: bool
+    if device.startswith("cuda"):
+        found = torch.cuda.is_bf16_supported(including_emulation=False)
+        return found
+    if device != "cpu":
+        return False
     try:
-        found: bool = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        found = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     except AttributeError:  # another torch: without the question there is no safe yes
         return False
     return found

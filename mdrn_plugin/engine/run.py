@@ -15,12 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mdrn_plugin.engine.device import KERNEL, is_out_of_memory
+from mdrn_plugin.engine.device import FP32_KERNEL, KERNELS, is_out_of_memory
 from mdrn_plugin.engine.ensemble import eightfold
 from mdrn_plugin.engine.heap import HEAP
 from mdrn_plugin.engine.tiles import Tile, Window, cut
 from mdrn_plugin.errors import Cancelled, NotSupported, OutOfMemory
-from mdrn_plugin.networks import native
 from mdrn_plugin.networks.mdrn import FoldedMDRN
 
 if TYPE_CHECKING:
@@ -275,20 +274,24 @@ def placed(network: nn.Module, device: str, precision: str) -> nn.Module:
     Raises
     ------
     NotSupported
-        The precision is that of the compiled kernel, which is not here: another would give other bytes.
+        The precision is that of a compiled kernel, which is not here: another would give other bytes.
     """
     import copy
 
-    if precision == KERNEL and native.library() is None:
+    kernel = KERNELS.get(precision)
+    if kernel is not None and kernel.library() is None:
         raise NotSupported(
             f"precision {precision}: the plan was made where MDRN's compiled kernel runs, and here it does "
-            f"not ({native.why_not()}); plan again on this machine, or everywhere with --precision fp32"
+            f"not ({kernel.why_not()}); plan again on this machine, or everywhere with --precision fp32"
         )
     key = (id(network), device, precision)
     if key not in _placed:
-        dtype = torch.float32 if precision == "fp32" else torch.bfloat16
-        twin = copy.deepcopy(network).set_precision(dtype)  # type: ignore[operator]
-        if isinstance(twin, FoldedMDRN) and precision != KERNEL:
+        dtype = torch.float32 if precision in ("fp32", FP32_KERNEL) else torch.bfloat16
+        twin: Any = copy.deepcopy(network)
+        if isinstance(twin, FoldedMDRN) and precision == FP32_KERNEL:
+            twin.use_fp32_kernel()
+        twin = twin.set_precision(dtype)
+        if isinstance(twin, FoldedMDRN) and kernel is None:
             twin.kernel = None
         twin = twin.to(device, memory_format=torch.channels_last).eval()
         _placed[key] = (network, twin)  # the original too: its id must not be used again

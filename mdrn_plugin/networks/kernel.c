@@ -13,41 +13,10 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE /* syscall */
 #endif
-#include <stdint.h>
-
-#define EXPORT __attribute__((visibility("default")))
-
 /* Counts up with every change of a structure or of the layout of the weights. */
 #define INTERFACE 1
 
-typedef struct {
-    uint8_t *data; /* pixel 0 of row 0 */
-    int64_t rows;  /* row y lies at y modulo this */
-    int64_t row;   /* bytes from a row to the next */
-} Rows;
-
-enum { HEAD, DOWN, FUSE };
-
-typedef struct {
-    int32_t channels, blocks, kind, parts;
-    int32_t width, height; /* of what comes out, px */
-    int32_t samples;       /* HEAD: of a pixel of the picture */
-    int32_t unused;
-    const uint8_t *weights;
-    const float *picture; /* HEAD: one row and one column of zeros around it */
-    int64_t picture_row;  /* floats */
-    Rows below;           /* DOWN: of twice the size; FUSE: of half the size */
-    Rows part[3];         /* FUSE */
-    Rows out;
-} Group;
-
-typedef struct {
-    int32_t channels, samples, width, height;
-    const uint8_t *weights;
-    const uint8_t *zeros; /* a row of `in` */
-    Rows in;              /* beside the picture zeros */
-    float *out;           /* height x width x samples */
-} Tail;
+#include "groups.h"
 
 #if defined(__x86_64__) && defined(__linux__) && (defined(__GNUC__) || defined(__clang__))
 
@@ -184,11 +153,6 @@ static int64_t lay_out(Band *b, const Group *g, int left, int right, uint8_t *st
     return at;
 }
 
-static inline const uint8_t *row_of(const Rows *rows, int64_t y)
-{
-    return rows->data + y % rows->rows * rows->row;
-}
-
 /* Sizes of the parts of the weights of one block, bytes. */
 #define EXPAND(C) ((C) / 32 * ((C) / 16) * TILE)
 #define AROUND(C) ((C) == 64 ? 36 * TILE : 18 * TILE)
@@ -291,19 +255,6 @@ PART void cut_right(const Group *g, const Band *b, uint8_t *ring, int end)
 {
     const int last = g->width - b->origin;
     if (end > last) memset(ring + (int64_t)(EDGE + last) * 64, 0, (int64_t)(end - last) * 64);
-}
-
-/* Columns that block k gives, from the band's origin. */
-PART int begins(const Band *b, int k)
-{
-    const int at = b->left - 2 * (b->blocks - 1 - k);
-    return (at > 0 ? at : 0) - b->origin;
-}
-
-PART int ends(const Group *g, const Band *b, int k)
-{
-    const int at = b->right + 2 * (b->blocks - 1 - k);
-    return (at < g->width ? at : g->width) - b->origin;
 }
 
 PART void expand(const Group *g, const Band *b, const uint8_t *weights, int k, int64_t y, const uint8_t *from,
@@ -464,7 +415,8 @@ PART void run(const Group *g, Band *b, int64_t first, int64_t end, const int C)
         for (int k = 0; k < n; k++) {
             const int64_t r = t - 2 * (k + 1);
             if (r < 0 || r >= g->height) continue;
-            const int lo = begins(b, k), hi = ends(g, b, k);
+            const int lo = begins(b->left, b->blocks - 1 - k, b->origin);
+            const int hi = ends(b->right, b->blocks - 1 - k, g->width, b->origin);
             const uint8_t *weights = blocks + k * BLOCK(C), *taps = weights + 2 * EXPAND(C);
             const float *offset = (const float *)(taps + AROUND(C)) + C;
             const uint8_t *near_[3], *wide[3];
@@ -486,7 +438,7 @@ PART void run(const Group *g, Band *b, int64_t first, int64_t end, const int C)
                 merge(weights + EXPAND(C), b->inner, x, skip, bias, b->narrow, lo, hi, C, PLAIN);
                 expand(g, b, weights + BLOCK(C), k + 1, r, b->narrow, lo, hi, C);
             } else {
-                uint8_t *to = (uint8_t *)row_of(&g->out, r) + (int64_t)b->origin * C * 2;
+                uint8_t *to = row_of(&g->out, r) + (int64_t)b->origin * C * 2;
                 merge(weights + EXPAND(C), b->inner, x, skip, bias, to, lo, hi, C, LAST);
             }
         }

@@ -220,7 +220,8 @@ class FoldedMDRN(nn.Module):
     Attributes
     ----------
     kernel : NativeMDRN or None
-        Set by `set_precision` where the compiled kernel can run it; it runs on the CPU in bfloat16.
+        Set by `set_precision`, or by `use_fp32_kernel`, where a compiled kernel can run it; it runs on the
+        CPU in the precision that it is for.
     """
 
     @torch.no_grad()
@@ -276,14 +277,28 @@ class FoldedMDRN(nn.Module):
         if dtype == torch.bfloat16 and not self._split:
             from mdrn_plugin.networks import native
 
-            if native.library() is not None and native.fits(self):
-                self.kernel = native.NativeMDRN(self)
+            form = native.form()
+            if form is not None and native.fits(self):
+                self.kernel = native.NativeMDRN(self, form)
             weight = self.head.weight
             large = weight.bfloat16()
             small = (weight - large).bfloat16()
             self.head = Convolution(torch.cat([large, large, small], 1), self.head.bias)
             self._split = True
         self.to(dtype)
+        return self
+
+    @torch.no_grad()
+    def use_fp32_kernel(self) -> FoldedMDRN:
+        """Run in float32 by the compiled kernel from here on, where it can; only before `set_precision`.
+
+        Its sums have another order than those of the operators, so this is never done unasked.
+        """
+        from mdrn_plugin.networks import fp32_native, native
+
+        form = fp32_native.form()
+        if form is not None and native.fits(self):
+            self.kernel = native.NativeMDRN(self, form)
         return self
 
     def residual(
@@ -327,8 +342,9 @@ class FoldedMDRN(nn.Module):
         return -(-height // self._strip(height, width))
 
     def _in_kernel(self) -> NativeMDRN | None:
-        weight = self.tail.weight
-        return self.kernel if weight.device.type == "cpu" and weight.dtype == torch.bfloat16 else None
+        weight, kernel = self.tail.weight, self.kernel
+        runs = kernel is not None and weight.device.type == "cpu" and weight.dtype == kernel.form.dtype
+        return kernel if runs else None
 
     def _strip(self, height: int, width: int) -> int:
         weight = self.tail.weight

@@ -1,4 +1,6 @@
-"""The compiled form of MDRN's groups on processors with AMX: `kernel.c`, its weights and its schedule.
+"""The compiled forms of MDRN's groups: what they share, and `kernel.c`, in bf16 by AMX, with its weights.
+
+The other form is `fp32_native`, with another library of the same functions.
 
 A picture goes through in sweeps: in each, every group takes a few rows of what is ready for it, for
 bands of columns, which threads share among themselves. Outputs of groups wait in rings of rows
@@ -25,16 +27,11 @@ from torch import Tensor
 from mdrn_plugin.networks.compiled import open_library
 from mdrn_plugin.networks.mdrn import LEVELS, STRIDE, FoldedMDRN, node_order
 
-_INTERFACE = 1  # of kernel.c
+_INTERFACE = 1  # of kernel.c and fp32_kernel.c
 _CHANNELS = (32, 64)
 _MOST_SAMPLES = 16
 # Columns beside a ring's rows: one for the last 3x3, and what groups of 32 or 64 pixels read too many.
 _LEFT, _RIGHT = 2, 66
-# Rows of the picture per sweep: with fewer, the rows that a band keeps are fetched for less work.
-_SWEEP = 64
-# Columns that a group computes at a time at most, halo included: with 2 blocks its rows fill half of a
-# second-level cache of 2 MiB. Narrower bands for 8 blocks gain nothing: their halo costs as much.
-_BAND = 256
 # Pixels of a step below which handing its bands to threads costs more than it gains: about 50 µs.
 _WORTH_THREADS = 4096
 
@@ -52,7 +49,7 @@ class _Group(ctypes.Structure):
         ("width", ctypes.c_int32),
         ("height", ctypes.c_int32),
         ("samples", ctypes.c_int32),
-        ("unused", ctypes.c_int32),
+        ("lanes", ctypes.c_int32),
         ("weights", ctypes.c_void_p),
         ("picture", ctypes.c_void_p),
         ("picture_row", ctypes.c_int64),
@@ -72,14 +69,46 @@ class _Tail(ctypes.Structure):
         ("zeros", ctypes.c_void_p),
         ("input", _Rows),
         ("out", ctypes.c_void_p),
+        ("lanes", ctypes.c_int32),
     )
 
 
 _HEAD, _DOWN, _FUSE = range(3)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Form:
+    """What differs between the compiled forms of MDRN.
+
+    Attributes
+    ----------
+    library : ctypes.CDLL
+        Of the functions of `kernel.c`.
+    dtype : torch.dtype
+        Of what goes from group to group, and of the weights of the network that this form stands for.
+    pack_group : callable
+        Returns the weights of the node (level, column) of a network as bytes, in the order of the library.
+    pack_tail : callable
+        The same of the last 3x3.
+    sweep : int
+        Rows of the picture per sweep.
+    band : int
+        Columns that a group computes at a time at most, halo included.
+    lanes : int
+        Floats of a vector, for a library that has a choice.
+    """
+
+    library: ctypes.CDLL
+    dtype: torch.dtype
+    pack_group: Callable[[FoldedMDRN, int, int], Tensor]
+    pack_tail: Callable[[FoldedMDRN], Tensor]
+    sweep: int
+    band: int
+    lanes: int = 0
+
+
 def library() -> ctypes.CDLL | None:
-    """Return the compiled kernel; None where it is missing or this machine cannot run it."""
+    """Return the compiled kernel for bf16; None where it is missing or this machine cannot run it."""
     return find()[0]
 
 
@@ -91,16 +120,29 @@ def why_not() -> str:
 @functools.cache
 def find() -> tuple[ctypes.CDLL | None, str]:
     """Return `library` and `why_not`; looked for once."""
-    place = Path(__file__).with_name("kernel.lib.so")
-    found, why = open_library(place, "mdrn_interface", _INTERFACE)
+    return open_kernel("kernel.lib.so", "this processor has no AMX for bf16")
+
+
+def open_kernel(name: str, unusable: str) -> tuple[ctypes.CDLL | None, str]:
+    """Return a library of this folder, or None and why not; `unusable` says what the processor lacks."""
+    found, why = open_library(Path(__file__).with_name(name), "mdrn_interface", _INTERFACE)
     if found is None:
         return None, why
     found.mdrn_state_bytes.restype = ctypes.c_int64
     for function in (found.mdrn_group, found.mdrn_tail):
         function.restype = None
-    if not found.mdrn_usable():
-        return None, "this processor has no AMX for bf16"
-    return found, ""
+    return (found, "") if found.mdrn_usable() else (None, unusable)
+
+
+def form() -> Form | None:
+    """Return the form in bf16; None where `library` is."""
+    found = library()
+    if found is None:
+        return None
+    # With shorter sweeps the rows that a band keeps are fetched for less work. With 2 blocks those of a band
+    # fill half of a second-level cache of 2 MiB; narrower bands for 8 blocks gain nothing: their halo costs
+    # as much.
+    return Form(found, torch.bfloat16, _pack_group, _pack_tail, sweep=64, band=256)
 
 
 class NativeMDRN:
@@ -110,14 +152,20 @@ class NativeMDRN:
     ----------
     network : FoldedMDRN
         float32, before `FoldedMDRN.set_precision`.
+    form : Form
+        Which kernel.
     """
 
-    def __init__(self, network: FoldedMDRN) -> None:
+    def __init__(self, network: FoldedMDRN, form: Form) -> None:
+        self.form = form
         self.channels = int(network.tail.weight.shape[1])
         self.samples = int(network.tail.weight.shape[0])
         self.blocks = network.n_blocks
-        self.groups = {(i, j): _pack_group(network, i, j) for i, j in node_order()}
-        self.tail = _pack_tail(network)
+        self.groups = {(i, j): form.pack_group(network, i, j) for i, j in node_order()}
+        self.tail = form.pack_tail(network)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> NativeMDRN:
+        return self  # nothing changes it, and a library cannot be copied
 
     def residual(
         self, x_NCHW: Tensor, *, rows: int | None = None, between: Callable[[], None] | None = None
@@ -138,7 +186,7 @@ class NativeMDRN:
             raise AssertionError(f"shape {tuple(x_NCHW.shape)} for {self.samples} samples")
         out_NHWC = torch.empty((count, height, width, samples))
         threads = torch.get_num_threads()
-        schedule = schedule_of(height, self.blocks, rows or _SWEEP)
+        schedule = schedule_of(height, self.blocks, rows or self.form.sweep)
         with ThreadPoolExecutor(threads) if threads > 1 else contextlib.nullcontext() as pool:
             for x_CHW, out_HWC in zip(x_NCHW, out_NHWC, strict=True):
                 passage = _Passage(self, x_CHW, out_HWC, schedule, threads)
@@ -150,7 +198,7 @@ class NativeMDRN:
 
     def sweeps(self, height: int) -> int:
         """Return how many sweeps a picture of `height` rows takes."""
-        return len(schedule_of(height, self.blocks, _SWEEP).sweeps)
+        return len(schedule_of(height, self.blocks, self.form.sweep).sweeps)
 
 
 def fits(network: FoldedMDRN) -> bool:
@@ -228,12 +276,12 @@ def _needed_from(node: _Node, taken: dict[_Node, int], shown: int) -> int:
 
 
 class _Ring:
-    """The last rows of a node's output, bfloat16, with zeros beside them."""
+    """The last rows of a node's output, with zeros beside them."""
 
-    def __init__(self, rows: int, width: int, channels: int) -> None:
-        self._memory = torch.zeros((rows, _LEFT + width + _RIGHT, channels), dtype=torch.bfloat16)
-        row = self._memory.stride(0) * 2
-        self.rows = _Rows(self._memory.data_ptr() + _LEFT * channels * 2, rows, row)
+    def __init__(self, rows: int, width: int, channels: int, dtype: torch.dtype) -> None:
+        self._memory = torch.zeros((rows, _LEFT + width + _RIGHT, channels), dtype=dtype)
+        row, first = (self._memory.stride(0) * dtype.itemsize, _LEFT * channels * dtype.itemsize)
+        self.rows = _Rows(self._memory.data_ptr() + first, rows, row)
 
 
 class _Passage:
@@ -242,15 +290,15 @@ class _Passage:
     def __init__(
         self, network: NativeMDRN, x_SHW: Tensor, out_HWS: Tensor, schedule: _Schedule, threads: int
     ) -> None:
-        found = library()
-        assert found is not None
-        self._library = found
+        form = network.form
+        self._library = found = form.library
         samples, height, width = x_SHW.shape
         channels, blocks = network.channels, network.blocks
         picture_HWS = torch.zeros((height + 2, width + _LEFT + _RIGHT, samples))
         picture_HWS[1 : height + 1, 1 : width + 1] = x_SHW.permute(1, 2, 0)
         rings = {
-            (i, j): _Ring(max(1, schedule.capacity[i, j]), width >> i, channels) for i, j in node_order()
+            (i, j): _Ring(max(1, schedule.capacity[i, j]), width >> i, channels, form.dtype)
+            for i, j in node_order()
         }
         self._kept: list[object] = [network, picture_HWS, rings, out_HWS]
         self._groups: dict[_Node, _Group] = {}
@@ -265,6 +313,7 @@ class _Passage:
                 width=width >> i,
                 height=height >> i,
                 samples=samples,
+                lanes=form.lanes,
                 weights=network.groups[i, j].data_ptr(),
                 picture=picture_HWS.data_ptr(),
                 picture_row=picture_HWS.stride(0),
@@ -273,7 +322,7 @@ class _Passage:
             )
             if i or j:
                 group.below = rings[(i + 1, j - 1) if j else (i - 1, 0)].rows
-            bands = bands_of(width >> i, blocks, threads)
+            bands = bands_of(width >> i, blocks, threads, form.band)
             sizes = [
                 found.mdrn_state_bytes(ctypes.byref(group), left, right) // 64 * 64 + 64
                 for left, right in bands
@@ -282,7 +331,7 @@ class _Passage:
             self._kept.append(state)
             self._groups[i, j], self._bands[i, j] = group, bands
             self._state[i, j] = [state.data_ptr() + sum(sizes[:k]) for k in range(len(sizes))]
-        zeros = torch.zeros((_LEFT + width + _RIGHT, channels), dtype=torch.bfloat16)
+        zeros = _Ring(1, width, channels, form.dtype)
         self._kept.append(zeros)
         self._tail = _Tail(
             channels=channels,
@@ -290,9 +339,10 @@ class _Passage:
             width=width,
             height=height,
             weights=network.tail.data_ptr(),
-            zeros=zeros.data_ptr() + _LEFT * channels * 2,
+            zeros=zeros.rows.data,
             input=rings[0, LEVELS - 1].rows,
             out=out_HWS.data_ptr(),
+            lanes=form.lanes,
         )
         self._bands[_TAIL] = self._bands[0, 0]
 
@@ -316,12 +366,12 @@ class _Passage:
             self._library.mdrn_group(ctypes.byref(self._groups[node]), left, right, state, first, end)
 
 
-def bands_of(width: int, blocks: int, threads: int) -> list[tuple[int, int]]:
+def bands_of(width: int, blocks: int, threads: int, computed: int) -> list[tuple[int, int]]:
     """Cut columns into bands; those inside begin at even columns.
 
-    A band computes 2 * blocks columns more on either side, in chunks of 32.
+    A band computes 2 * blocks columns more on either side: `computed` at most, but for bands of 64.
     """
-    most = max(64, _BAND - 4 * blocks)
+    most = max(64, computed - 4 * blocks)
     count = -(-width // most)
     if threads > 1 and width >= 64 * threads:
         count = -(-count // threads) * threads

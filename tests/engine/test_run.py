@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from mdrn_plugin.engine import run as engine
-from mdrn_plugin.engine.device import KERNEL, resolve_device, resolve_precision, threads
+from mdrn_plugin.engine.device import FP32_KERNEL, KERNEL, KERNELS, resolve_device, resolve_precision, threads
 from mdrn_plugin.engine.ensemble import eightfold
 from mdrn_plugin.engine.run import Job, run_plane
 from mdrn_plugin.errors import BadOption, Cancelled, NotSupported, OutOfMemory
-from mdrn_plugin.networks import mdrn, native
+from mdrn_plugin.networks import fp32_native, mdrn, native
 from mdrn_plugin.networks.mdrn import MDRN, FoldedMDRN, exact_halo
 
 if TYPE_CHECKING:
@@ -163,22 +163,27 @@ def test_run_plane_bf16_close_to_fp32() -> None:
     assert (fp32 - bf16).std() <= 0.02 * (fp32 - noisy).std()
 
 
-@pytest.mark.skipif(native.library() is None, reason=f"no compiled kernel here: {native.why_not()}")
-def test_run_plane_by_the_kernel_has_the_same_bytes_in_any_tiles() -> None:
+@pytest.mark.parametrize("precision", KERNELS)
+def test_run_plane_by_a_kernel_has_the_same_bytes_in_any_tiles(precision: str) -> None:
+    if KERNELS[precision].library() is None:
+        pytest.skip(f"no compiled kernel here: {KERNELS[precision].why_not()}")
     noisy = np.random.default_rng(3).random((136, 152, 1), np.float32)
     network = _network()
     fp32 = _run(noisy, _job(network))
-    whole = _run(noisy, _job(network, precision=KERNEL, tile=512))
-    assert (fp32 - whole).std() <= 0.01 * (fp32 - noisy).std()
+    whole = _run(noisy, _job(network, precision=precision, tile=512))
+    assert (fp32 - whole).std() <= {KERNEL: 0.01, FP32_KERNEL: 1e-5}[precision] * (fp32 - noisy).std()
     for tile in (32, 64):
-        assert np.array_equal(_run(noisy, _job(network, precision=KERNEL, tile=tile)), whole)
+        assert np.array_equal(_run(noisy, _job(network, precision=precision, tile=tile)), whole)
 
 
-def test_plan_for_the_kernel_where_it_is_not_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("precision", KERNELS)
+def test_plan_for_a_kernel_where_it_is_not_is_refused(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its bytes are not those of the operators, and a plan gives the same bytes everywhere."""
-    monkeypatch.setattr(native, "library", lambda: None)
+    monkeypatch.setattr(KERNELS[precision], "library", lambda: None)
     with pytest.raises(NotSupported, match="--precision fp32"):
-        _run(np.zeros((16, 16, 1), np.float32), _job(_network(), precision=KERNEL))
+        _run(np.zeros((16, 16, 1), np.float32), _job(_network(), precision=precision))
 
 
 @pytest.mark.parametrize(("tile", "ensemble"), [(512, 1), (48, 1), (48, 8)])
@@ -306,8 +311,25 @@ def test_resolve_precision_bf16_names_the_kernel_where_it_runs(monkeypatch: pyte
     assert resolve_precision("bf16", "cpu") == "bf16"
 
 
-def test_placed_network_runs_operators_unless_the_plan_is_for_the_kernel() -> None:
-    assert engine.placed(_network(), "cpu", "bf16").kernel is None
+def test_resolve_precision_auto_takes_the_fp32_kernel_where_only_that_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(native, "library", lambda: None)
+    monkeypatch.setattr(fp32_native, "library", lambda: object())
+    assert resolve_precision("auto", "cpu") == FP32_KERNEL
+    assert resolve_precision("fp32", "cpu") == "fp32"
+    assert resolve_precision("auto", "mps") == "fp32"
+    monkeypatch.setattr(native, "library", lambda: object())
+    assert resolve_precision("auto", "cpu") == KERNEL
+    for module in (native, fp32_native):
+        monkeypatch.setattr(module, "library", lambda: None)
+    assert resolve_precision("auto", "cpu") in ("fp32", "bf16")
+
+
+def test_placed_network_runs_operators_unless_the_plan_is_for_a_kernel() -> None:
+    network = _network()
+    assert engine.placed(network, "cpu", "fp32").kernel is None
+    assert engine.placed(network, "cpu", "bf16").kernel is None
 
 
 def test_placed_network_is_kept() -> None:
