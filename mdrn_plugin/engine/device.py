@@ -57,8 +57,8 @@ def resolve_precision(wish: str, device: str) -> str:
 
     "auto" means bf16 where the hardware multiplies it directly (CUDA from Ampere on; CPUs with
     AMX or AVX512-BF16), else fp32. The residual is always subtracted in fp32. On CPUs where the
-    compiled kernel runs (`networks.native`), bf16 is "bf16-kernel"; where only that for fp32 does
-    (`networks.fp32_native`), "auto" is "fp32-kernel". Networks that a kernel has no form for
+    compiled kernel runs (`networks.native`), bf16 is "bf16-kernel"; where that for fp32 runs
+    (`networks.fp32_native`), fp32 by "auto" is "fp32-kernel". Networks that a kernel has no form for
     run on torch's operators. "fp32" is always those: the same bytes everywhere.
     """
     if wish not in ("auto", "fp32", "bf16"):
@@ -67,11 +67,9 @@ def resolve_precision(wish: str, device: str) -> str:
         return wish
     if device == "cpu" and native.library() is not None:
         return KERNEL
-    if wish == "bf16":
-        return wish
-    if device == "cpu" and fp32_native.library() is not None:
-        return FP32_KERNEL
-    return "bf16" if multiplies_bf16(device) else "fp32"
+    if wish == "bf16" or multiplies_bf16(device):
+        return "bf16"
+    return FP32_KERNEL if device == "cpu" and fp32_native.library() is not None else "fp32"
 
 
 def resolve_raw_precision(wish: str, device: str) -> str:

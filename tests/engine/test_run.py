@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mdrn_plugin.engine import device
 from mdrn_plugin.engine import run as engine
 from mdrn_plugin.engine.device import FP32_KERNEL, KERNEL, KERNELS, resolve_device, resolve_precision, threads
 from mdrn_plugin.engine.ensemble import eightfold
@@ -314,6 +315,7 @@ def test_resolve_precision_bf16_names_the_kernel_where_it_runs(monkeypatch: pyte
 def test_resolve_precision_auto_takes_the_fp32_kernel_where_only_that_runs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(device, "multiplies_bf16", lambda _: False)
     monkeypatch.setattr(native, "library", lambda: None)
     monkeypatch.setattr(fp32_native, "library", lambda: object())
     assert resolve_precision("auto", "cpu") == FP32_KERNEL
@@ -321,9 +323,12 @@ def test_resolve_precision_auto_takes_the_fp32_kernel_where_only_that_runs(
     assert resolve_precision("auto", "mps") == "fp32"
     monkeypatch.setattr(native, "library", lambda: object())
     assert resolve_precision("auto", "cpu") == KERNEL
-    for module in (native, fp32_native):
-        monkeypatch.setattr(module, "library", lambda: None)
-    assert resolve_precision("auto", "cpu") in ("fp32", "bf16")
+    monkeypatch.setattr(native, "library", lambda: None)
+    monkeypatch.setattr(device, "multiplies_bf16", lambda _: True)
+    assert resolve_precision("auto", "cpu") == "bf16"  # by operators: which is faster has not been measured
+    monkeypatch.setattr(device, "multiplies_bf16", lambda _: False)
+    monkeypatch.setattr(fp32_native, "library", lambda: None)
+    assert resolve_precision("auto", "cpu") == "fp32"
 
 
 def test_placed_network_runs_operators_unless_the_plan_is_for_a_kernel() -> None:
