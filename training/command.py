@@ -26,6 +26,9 @@ def main(arguments: list[str] | None = None) -> int:
     except MdrnError as error:
         print(f"mdrn-train: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:  # outside the loop, which saves its state first
+        print("mdrn-train: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -98,7 +98,8 @@ def test_train_interrupted_saves_and_says_how_to_go_on(pictures: Path, tmp_path:
     command += ["--data", str(pictures), "--out", str(run), "--threads", "1"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
-    process.stderr.readline()  # the first validation: the loop is running
+    while "psnr" not in (line := process.stderr.readline()):  # the first validation: the loop is running
+        assert line
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -255,6 +256,17 @@ def test_load_recipe_bad_file_says_what_is_wrong(tmp_path: Path, text: str, mess
 def test_load_recipe_unknown_name_lists_those_there_are() -> None:
     with pytest.raises(BadOption, match="mdrn-2b-gray-0-90"):
         load_recipe("mdrn-9b")
+
+
+def test_command_interrupted_before_it_trains_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt() -> list[str]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mdrn_plugin.training.recipe.recipe_names", interrupt)
+    assert main(["recipes"]) == 130
+    assert capsys.readouterr().err == "mdrn-train: interrupted\n"
 
 
 def test_command_lists_recipes_and_refuses_kindly(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
