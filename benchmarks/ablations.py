@@ -17,6 +17,7 @@ rounding) and prints the tables of docs/benchmarks.md. DIR holds ``bench/``; def
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from pathlib import Path
@@ -80,10 +81,10 @@ def recipes() -> dict[str, dict[str, Any]]:
     return found
 
 
-def write(folder: Path) -> None:
-    """Write the recipes as TOML."""
+def write(recipes: dict[str, dict[str, Any]], folder: Path) -> None:
+    """Write recipes as TOML."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, values in recipes().items():
+    for name, values in recipes.items():
         lines = [f"{k} = {_toml(v)}" for k, v in values.items()]
         (folder / f"{name}.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -127,7 +128,7 @@ def _mean_psnr(data: Path, set_: str, weights: Path, recipe: dict[str, Any], eve
 
 
 def _toml(value: Any) -> str:
-    return f'"{value}"' if isinstance(value, str) else str(value)
+    return json.dumps(value)  # what recipes hold, TOML writes alike
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -141,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     scored.add_argument("--every", type=int, default=1, help="only every N-th picture")
     chosen = parser.parse_args(arguments)
     if chosen.part == "recipes":
-        write(chosen.folder)
+        write(recipes(), chosen.folder)
         return 0
     if chosen.data is None or not (Path(chosen.data) / "bench").is_dir():
         print("no pictures: give --data DIR with bench/, or set MDRN_DATA", file=sys.stderr)

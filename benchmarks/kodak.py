@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def parser(description: str) -> argparse.ArgumentParser:
+def parser(description: str, add_help: bool = True) -> argparse.ArgumentParser:
     """Return a parser of --data, --runs and --quick."""
-    found = argparse.ArgumentParser(description=description)
+    found = argparse.ArgumentParser(description=description, add_help=add_help)
     found.add_argument("--data", default=os.environ.get("MDRN_DATA"), help="default: MDRN_DATA")
     found.add_argument("--runs", type=Path, default=Path("runs"), help="folder of training runs")
     found.add_argument("--quick", action="store_true", help="every sixth picture, small crops")

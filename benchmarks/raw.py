@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tables = {"psnr": (psnr, ".2f", "PSNR, dB"), "sharpness": (_sharpness, ".3f", "gradients kept")}
     for part in chosen.part or tables:
         measure, form, what = tables[part]
-        print(f"\n## {part}\n\n| method ({what}) | " + " | ".join(_head(a) for a in GAINS) + " |")
+        print(f"\n## {part}\n\n| method ({what}) | " + " | ".join(head(a) for a in GAINS) + " |")
         print("|---" * (len(GAINS) + 1) + "|", flush=True)
         for name, method in methods(chosen.runs).items():
             scores = []
@@ -80,10 +80,10 @@ def methods(runs: Path) -> dict[str, Callable[[Tensor, float, float], Tensor]]:
     for name in (WIDE, LARGE):
         network = trained(name, runs)
         if network is not None:
-            found[name] = _method(network)
+            found[name] = method_of(network)
     bands = {band: trained(name, runs) for band, name in BANDS.items()}
     if all(bands.values()):
-        found["fan-raw, the band of the noise"] = lambda y, a, b: _method(
+        found["fan-raw, the band of the noise"] = lambda y, a, b: method_of(
             next(n for (low, high), n in bands.items() if low <= sigma_255(a, b) < high)
         )(y, a, b)
     return found
@@ -109,7 +109,9 @@ def pictures(folder: Path, gain: float, offset: float, quick: bool) -> Iterator[
         yield clean, camera.add_sensor_noise(clean[0], gain, offset, generator)[None]
 
 
-def _method(network: Any) -> Callable[[Tensor, float, float], Tensor]:
+def method_of(network: Any) -> Callable[[Tensor, float, float], Tensor]:
+    """Return a RAW network as a function of (noisy mosaic (1, 1, H, W), gain, offset)."""
+
     def run(y: Tensor, gain: float, offset: float) -> Tensor:
         x = pack(y) if network.colours == 4 else y
         with torch.no_grad():
@@ -151,7 +153,8 @@ def _gradients(x_NCHW: Tensor) -> tuple[Tensor, Tensor]:
     return x_NCHW[..., 1:] - x_NCHW[..., :-1], x_NCHW[..., 1:, :] - x_NCHW[..., :-1, :]
 
 
-def _head(gain: float) -> str:
+def head(gain: float) -> str:
+    """Return what stands above a gain's column."""
     return f"{1 / gain:.0f} electrons, σ {sigma_255(gain, offset_of(gain)):.1f}"
 
 

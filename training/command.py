@@ -61,6 +61,22 @@ def _parser() -> argparse.ArgumentParser:
     _add_how(zoo)
     zoo.set_defaults(run=_zoo)
 
+    search = commands.add_parser("search", help="search for MWRCANet's basic block by evolution")
+    search.add_argument("recipe", help="of an MWRCANet: name of a shipped recipe, or a .toml file")
+    search.add_argument("--out", type=Path, default=Path("runs/search"), help="(default: runs/search)")
+    search.add_argument("--trials", type=int, default=20, help="networks to train (default: 20)")
+    search.add_argument("--population", type=int, default=6, help="of which parents come (default: 6)")
+    search.add_argument("--steps", type=int, default=150, help="of each training (default: 150)")
+    search.add_argument(
+        "--budget",
+        type=float,
+        metavar="KMAC",
+        help="thousand multiplications per pixel that a network may cost (default: what the recipe's costs)",
+    )
+    search.add_argument("--seed", type=int, default=1)
+    _add_how(search)
+    search.set_defaults(run=_search)
+
     own = commands.add_parser(
         "self", help="learn a model from noisy pictures alone, for pictures of the same kind (D-BSN)"
     )
@@ -231,6 +247,39 @@ def _zoo(options: argparse.Namespace) -> int:
         options.ship.mkdir(parents=True, exist_ok=True)
         ship([options.out / name for name in good], options.ship, options.recipes)
     return 0 if len(good) == len(rows) else EXIT_SOME_FAILED
+
+
+def _search(options: argparse.Namespace) -> int:
+    import torch
+
+    from .data import open_pack
+    from .loop import RunOptions, Stopped
+    from .recipe import load_recipe
+    from .search import Search, search, table
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    run = RunOptions(
+        folder=options.out,
+        resume=options.resume,
+        device=options.device,
+        checkpoint_minutes=options.checkpoint_minutes,
+    )
+    extent = Search(
+        trials=options.trials,
+        population=options.population,
+        budget_kmac=options.budget,
+        steps=options.steps,
+        seed=options.seed,
+    )
+    try:
+        pack = open_pack(options.data, options.out / "data")
+        found = search(load_recipe(options.recipe), pack, extent, run)
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return EXIT_INTERRUPTED
+    print(table(found))
+    return 0
 
 
 def _self(options: argparse.Namespace) -> int:

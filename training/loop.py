@@ -114,7 +114,7 @@ def settings(recipe: Recipe) -> dict[str, Any]:
         return values
     values["blocks"] = recipe.blocks
     if recipe.architecture == "mwrcanet":
-        values |= {} if recipe.attention else {"attention": False}
+        values |= {} if recipe.block == "attention" else {"block": recipe.block}
         return {**values, "noise_map": recipe.degrade == "raw"}
     values |= {"channels": recipe.channels} if recipe.channels != CHANNELS else {}
     return values | ({"unshuffle": recipe.unshuffle} if recipe.unshuffle > 1 else {})
@@ -137,21 +137,29 @@ def build_network(recipe: Recipe) -> Network:
 
 
 def convert_colours(state: dict[str, Tensor], colours: int, unshuffle: int = 1) -> dict[str, Tensor]:
-    """Turn gray weights into colour weights, or leave them: head spread, tail repeated."""
-    head = state["head.weight"]
-    if head.shape[1] == colours * unshuffle**2:
+    """Turn gray weights into colour weights or the reverse, or leave them.
+
+    The converted network computes on gray pictures what the other computes on them shown as colour
+    pictures of equal channels, and the reverse on their mean.
+    """
+    head, tail, bias = (state[name] for name in ("head.weight", "tail.weight", "tail.bias"))
+    places = unshuffle**2  # channels of each colour, which stand together
+    given, rest = divmod(head.shape[1], places)
+    if given == colours and not rest:
         return state
-    if head.shape[1] != 1 or unshuffle > 1:
+    if rest or {given, colours} != {1, 3}:
         raise BadOption(
-            "init: a gray model can start a colour one, not the reverse, and only without unshuffle; "
-            "choose another init"
+            f"init: its first layer takes {head.shape[1]} channels, neither gray nor colour in blocks of "
+            f"{unshuffle} x {unshuffle} px; choose another init"
         )
-    return {
-        **state,
-        "head.weight": head.repeat(1, colours, 1, 1) / colours,
-        "tail.weight": state["tail.weight"].repeat(colours, 1, 1, 1),
-        "tail.bias": state["tail.bias"].repeat(colours),
-    }
+    if given == 1:
+        head = head.repeat(1, colours, 1, 1) / colours
+        tail, bias = tail.repeat(colours, 1, 1, 1), bias.repeat(colours)
+    else:
+        head = head.reshape(-1, given, places, *head.shape[2:]).sum(1)
+        tail = tail.reshape(given, places, *tail.shape[1:]).mean(0)
+        bias = bias.reshape(given, places).mean(0)
+    return {**state, "head.weight": head, "tail.weight": tail, "tail.bias": bias}
 
 
 def grow_blocks(state: dict[str, Tensor], fresh: dict[str, Tensor]) -> dict[str, Tensor]:

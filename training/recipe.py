@@ -50,7 +50,7 @@ class Recipe:
     kdl_weight: float = 0.0  # of the feature distance beside the loss
     architecture: str = "mdrn"  # key of the networks' registry
     widths: tuple[int, ...] = ()  # channels of each level, for networks that have several
-    attention: bool = True  # MWRCANet; False makes it MWResNet
+    block: str = "attention"  # MWRCANet: "attention", "residual" (MWResNet) or "dense"
     degrade: str = "awgn"  # kind of noise: "awgn", "photons", "raw" or "camera-jpeg"; see `degrade`
 
 

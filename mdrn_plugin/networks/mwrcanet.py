@@ -1,4 +1,4 @@
-"""MWRCANet and its plain sibling MWResNet: U-shaped RAW denoisers in the wavelet domain.
+"""MWRCANet and its siblings, MWResNet among them: U-shaped RAW denoisers in the wavelet domain.
 
 Shapes: N pictures, C channels, H rows, W columns. The RAW variant takes the mosaic as one channel:
 the first wavelet transform is packing and a Hadamard transform in one. 0 black level, 1 white level.
@@ -25,6 +25,7 @@ from mdrn_plugin.networks.wavelet import dwt, iwt
 
 WIDTHS = (96, 128, 128)
 BLOCKS = 20
+KINDS = ("attention", "residual", "dense")
 STRIDE = 8
 _REDUCTION = 16  # of the channels inside the attention
 
@@ -88,14 +89,39 @@ class PlainBlock(nn.Module):
         return out
 
 
-class Group(nn.Module):
-    """Blocks, and for attention groups a 3x3 convolution and a skip around all of it."""
+class DenseBlock(nn.Module):
+    """Two 3x3 that see all channels made before them, a 1x1 over all of these, + input (RDN, Zhang 2018)."""
 
-    def __init__(self, channels: int, blocks: int, attention: bool) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        kind = AttentionBlock if attention else PlainBlock
-        self.blocks = nn.ModuleList(kind(channels) for _ in range(blocks))
-        self.end = nn.Conv2d(channels, channels, 3, padding=1) if attention else None
+        growth = channels // 2
+        self.first = nn.Conv2d(channels, growth, 3, padding=1)
+        self.second = nn.Conv2d(channels + growth, growth, 3, padding=1)
+        self.acts = nn.ModuleList(nn.PReLU() for _ in range(2))
+        self.last = nn.Conv2d(channels + 2 * growth, channels, 1)
+
+    def forward(self, x_NCHW: Tensor, statistics: Statistics) -> Tensor:
+        """Return a tensor of the shape of `x_NCHW`."""
+        seen = torch.cat([x_NCHW, self.acts[0](self.first(x_NCHW))], 1)
+        seen = torch.cat([seen, self.acts[1](self.second(seen))], 1)
+        out: Tensor = x_NCHW + self.last(seen)
+        return out
+
+
+_BLOCKS: dict[str, type[nn.Module]] = {
+    "attention": AttentionBlock,
+    "residual": PlainBlock,
+    "dense": DenseBlock,
+}
+
+
+class Group(nn.Module):
+    """Blocks of a kind, and unless they are plain a 3x3 convolution and a skip around all of it."""
+
+    def __init__(self, channels: int, blocks: int, block: str) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(_BLOCKS[block](channels) for _ in range(blocks))
+        self.end = None if block == "residual" else nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x_NCHW: Tensor, statistics: Statistics) -> Tensor:
         """Return a tensor of the shape of `x_NCHW`."""
@@ -108,10 +134,10 @@ class Group(nn.Module):
 class Entry(nn.Module):
     """3x3 convolution and activation."""
 
-    def __init__(self, inputs: int, outputs: int, attention: bool) -> None:
+    def __init__(self, inputs: int, outputs: int, block: str) -> None:
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, 3, padding=1)
-        self.act = nn.PReLU() if attention else nn.ReLU()
+        self.act = nn.ReLU() if block == "residual" else nn.PReLU()
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Return `outputs` channels."""
@@ -120,7 +146,7 @@ class Entry(nn.Module):
 
 
 class MWRCANet(nn.Module):
-    """The network; `attention=False` makes it MWResNet.
+    """The network; blocks of the kind "residual" make it MWResNet.
 
     Parameters
     ----------
@@ -130,9 +156,10 @@ class MWRCANet(nn.Module):
         Blocks of each group.
     widths : tuple of int
         Channels at a half, a quarter and an eighth of the size.
-    attention : bool
-        Residual channel-attention blocks with PReLU and one group in the middle; otherwise plain
-        residual blocks with ReLU and two.
+    block : str
+        "attention": residual channel-attention blocks with PReLU and one group in the middle;
+        "residual": plain residual blocks with ReLU and two; "dense": as attention, but with densely
+        connected blocks, which no mean over the picture enters.
     noise_map : bool
         Whether it is also given the standard deviation of each value. It then predicts the noise
         in units of that deviation. The original is not.
@@ -150,26 +177,28 @@ class MWRCANet(nn.Module):
         colours: int = 1,
         blocks: int = BLOCKS,
         widths: tuple[int, ...] = WIDTHS,
-        attention: bool = True,
+        block: str = "attention",
         noise_map: bool = False,
     ) -> None:
+        if block not in KINDS:
+            raise ValueError(f"block: expected one of {', '.join(KINDS)}, got {block!r}")
         super().__init__()
         self.colours = colours
         self.stride = STRIDE
         self.noise_map = bool(noise_map)
-        self.halo = _halo(blocks, attention)
+        self.halo = _halo(blocks, block)
         top, middle, low = widths
         inputs = 4 * colours * (2 if noise_map else 1)
-        self.head = Entry(inputs, top, attention)
-        self.down = Entry(4 * top, middle, attention)
-        self.bottom = Entry(4 * middle, low, attention)
-        self.encoder_top = Group(top, blocks, attention)
-        self.encoder_middle = Group(middle, blocks, attention)
-        self.centre = nn.ModuleList(Group(low, blocks, attention) for _ in range(1 if attention else 2))
-        self.up_bottom = Entry(low, 4 * middle, attention)
-        self.decoder_middle = Group(middle, blocks, attention)
-        self.up_middle = Entry(middle, 4 * top, attention)
-        self.decoder_top = Group(top, blocks, attention)
+        self.head = Entry(inputs, top, block)
+        self.down = Entry(4 * top, middle, block)
+        self.bottom = Entry(4 * middle, low, block)
+        self.encoder_top = Group(top, blocks, block)
+        self.encoder_middle = Group(middle, blocks, block)
+        self.centre = nn.ModuleList(Group(low, blocks, block) for _ in range(_centres(block)))
+        self.up_bottom = Entry(low, 4 * middle, block)
+        self.decoder_middle = Group(middle, blocks, block)
+        self.up_middle = Entry(middle, 4 * top, block)
+        self.decoder_top = Group(top, blocks, block)
         self.tail = nn.Conv2d(top, 4 * colours, 3, padding=1)
 
     def forward(
@@ -232,14 +261,18 @@ class MWRCANet(nn.Module):
         return [top, middle, low, inner, self.decoder_top(iwt(self.up_middle(x)) + top, statistics)]
 
 
-def _halo(blocks: int, attention: bool) -> int:
+def _centres(block: str) -> int:
+    return 2 if block == "residual" else 1
+
+
+def _halo(blocks: int, block: str) -> int:
     """Return how far an output depends on the input, px.
 
     From the output back: the 3x3 convolutions of each level add their reach in its pixels, and on
     the way down what is reached grows to whole pixels of the level below.
     """
-    group = 2 * blocks + (1 if attention else 0)
-    low = (1 if attention else 2) * group + 2
+    group = 2 * blocks + (0 if block == "residual" else 1)
+    low = _centres(block) * group + 2
     far = 2 * (group + 1)
     far = -(-far // 4) * 4 + 4 * (group + 1)
     far = -(-far // 8) * 8 + 8 * low + 4 * (group + 1) + 2 * (group + 1)
@@ -248,4 +281,4 @@ def _halo(blocks: int, attention: bool) -> int:
 
 def mwresnet(colours: int = 1, blocks: int = 4, widths: tuple[int, ...] = WIDTHS) -> MWRCANet:
     """Return the plain sibling, with which the original distils."""
-    return MWRCANet(colours, blocks, widths, attention=False)
+    return MWRCANet(colours, blocks, widths, "residual")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mdrn_plugin.networks.fan import FAN, FeatureAlign
-from mdrn_plugin.networks.mwrcanet import MWRCANet, mwresnet
+from mdrn_plugin.networks.mwrcanet import DenseBlock, MWRCANet, mwresnet
 from mdrn_plugin.networks.registry import ARCHITECTURES, build
 from mdrn_plugin.networks.wavelet import dwt, iwt
 
@@ -118,6 +118,20 @@ def test_mwresnet_has_no_attention_and_two_groups_in_the_middle() -> None:
     assert network(x).shape == x.shape
 
 
+def test_dense_blocks_have_the_size_that_their_layers_say() -> None:
+    channels, growth = 16, 8
+    layers = (channels * growth * 9 + growth) + ((channels + growth) * growth * 9 + growth)
+    layers += (channels + 2 * growth) * channels + channels
+    assert _count(DenseBlock(channels)) == layers + 2  # two PReLUs
+    network = MWRCANet(1, 1, (8, 8, 8), "dense")
+    assert network.pooled(torch.rand(1, 1, 16, 16)) == []  # no seams between tiles
+
+
+def test_unknown_block_is_refused() -> None:
+    with pytest.raises(ValueError, match="attention, residual, dense"):
+        MWRCANet(1, 1, (8, 8, 8), "transformer")
+
+
 def _small() -> MWRCANet:
     torch.manual_seed(0)
     return MWRCANet(1, 1, (16, 16, 16), noise_map=True).double().eval()
@@ -167,8 +181,13 @@ def _reach(network: Any, side: int, first: int, last: int) -> tuple[int, int]:
 
 @pytest.mark.parametrize(
     "make",
-    [FAN, lambda: MWRCANet(1, 1, (8, 8, 8), noise_map=True), lambda: mwresnet(1, 1, (8, 8, 8))],
-    ids=["fan", "mwrcanet", "mwresnet"],
+    [
+        FAN,
+        lambda: MWRCANet(1, 1, (8, 8, 8), noise_map=True),
+        lambda: mwresnet(1, 1, (8, 8, 8)),
+        lambda: MWRCANet(1, 2, (8, 8, 8), "dense"),
+    ],
+    ids=["fan", "mwrcanet", "mwresnet", "dense"],
 )
 def test_halo_covers_what_a_tile_depends_on(make: Any) -> None:
     torch.manual_seed(0)

@@ -219,15 +219,31 @@ def test_convert_colours_gray_model_starts_a_colour_one() -> None:
     with torch.no_grad():
         expected = gray(x).expand(-1, 3, -1, -1)
         torch.testing.assert_close(colour(x.expand(-1, 3, -1, -1)), expected, rtol=1e-4, atol=1e-4)
-    with pytest.raises(BadOption, match="not the reverse"):
-        convert_colours(dict(colour.state_dict()), 1)
+    back = convert_colours(dict(colour.state_dict()), 1)
+    for name, value in gray.state_dict().items():
+        torch.testing.assert_close(back[name], value)
 
 
-def test_convert_colours_leaves_models_that_take_blocks_of_pixels() -> None:
+@pytest.mark.parametrize("unshuffle", [1, 2])
+def test_convert_colours_gray_from_colour_is_the_mean_over_equal_channels(unshuffle: int) -> None:
+    torch.manual_seed(0)
+    colour, gray = (MDRN(c, 1, channels=16, unshuffle=unshuffle).double() for c in (3, 1))
+    gray.load_state_dict(convert_colours(dict(colour.state_dict()), 1, unshuffle))
+    x = torch.rand(1, 1, 32, 48, dtype=torch.float64)
+    with torch.no_grad():
+        expected = colour(x.expand(-1, 3, -1, -1)).mean(1, keepdim=True)
+        torch.testing.assert_close(gray(x), expected, rtol=0, atol=1e-12)
+        colour.load_state_dict(convert_colours(dict(gray.state_dict()), 3, unshuffle))
+        equal = gray(x).expand(-1, 3, -1, -1)
+        torch.testing.assert_close(colour(x.expand(-1, 3, -1, -1)), equal, rtol=0, atol=1e-12)
+
+
+def test_convert_colours_leaves_or_refuses_what_is_of_another_kind() -> None:
     fast = dict(MDRN(1, 1, channels=32, unshuffle=2).state_dict())
     assert convert_colours(fast, 1, 2) is fast
-    with pytest.raises(BadOption, match="unshuffle"):
-        convert_colours(fast, 3, 2)
+    for colours, unshuffle in [(1, 3), (3, 1), (1, 1)]:  # 4 channels of the first layer
+        with pytest.raises(BadOption, match="choose another init"):
+            convert_colours(fast, colours, unshuffle)
 
 
 def test_every_recipe_is_sound() -> None:

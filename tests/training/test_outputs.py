@@ -61,8 +61,8 @@ def test_teachers_of_other_pictures_are_refused() -> None:
 
 def test_two_networks_teach_a_third_through_the_loop(pictures: Path, tmp_path: Path) -> None:
     pack = open_pack(pictures, tmp_path / "cache")
-    plain = dataclasses.replace(TEACHER, name="second", attention=False)
-    assert settings(plain)["attention"] is False
+    plain = dataclasses.replace(TEACHER, name="second", block="residual")
+    assert settings(plain)["block"] == "residual"
     assert not any("attention" in name for name, _ in build_network(plain).named_parameters())
     for recipe in (TEACHER, plain):
         train(recipe, pack, RunOptions(tmp_path / recipe.name))
