@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
 import math
 import os
@@ -27,12 +28,27 @@ if TYPE_CHECKING:
 
 
 def parser(description: str, add_help: bool = True) -> argparse.ArgumentParser:
-    """Return a parser of --data, --runs and --quick."""
+    """Return a parser of --data, --runs, --every, --crop and --quick."""
     found = argparse.ArgumentParser(description=description, add_help=add_help)
     found.add_argument("--data", default=os.environ.get("MDRN_DATA"), help="default: MDRN_DATA")
     found.add_argument("--runs", type=Path, default=Path("runs"), help="folder of training runs")
-    found.add_argument("--quick", action="store_true", help="every sixth picture, small crops")
+    found.add_argument("--every", type=int, default=1, metavar="N", help="only every N-th picture")
+    found.add_argument("--crop", type=int, default=0, metavar="PX", help="only the middle of each")
+    found.add_argument("--quick", action="store_true", help="the same as --every 6 --crop 256")
     return found
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Extent:
+    """How much of the pictures is taken."""
+
+    every: int = 1  # every so manieth picture
+    crop: int = 0  # px a side, from the middle; 0: all
+
+    @classmethod
+    def of(cls, chosen: argparse.Namespace) -> Extent:
+        """Return what the options say."""
+        return cls(6, 256) if chosen.quick else cls(chosen.every, chosen.crop)
 
 
 def folder_of(chosen: argparse.Namespace) -> Path | None:
@@ -44,11 +60,12 @@ def folder_of(chosen: argparse.Namespace) -> Path | None:
     return None
 
 
-def colour_pictures(folder: Path, quick: bool, side: int) -> Iterator[tuple[Tensor, int]]:
-    """Yield (picture (1, 3, H, W), 0..1; seed by its name); `quick`: every sixth, `side` px of it."""
-    for path in sorted(folder.glob("*.png"))[:: 6 if quick else 1]:
+def colour_pictures(folder: Path, extent: Extent, margin: int = 0) -> Iterator[tuple[Tensor, int]]:
+    """Yield (picture (1, 3, H, W), 0..1; seed by its name); crops are larger by `margin`, px."""
+    for path in sorted(folder.glob("*.png"))[:: extent.every]:
         pixels = np.asarray(Image.open(path).convert("RGB"))
-        if quick:
+        if extent.crop:
+            side = extent.crop + margin
             top, left = (pixels.shape[0] - side) // 2, (pixels.shape[1] - side) // 2
             pixels = pixels[top : top + side, left : left + side]
         seed = int.from_bytes(hashlib.sha256(path.stem.encode()).digest()[:6], "little")

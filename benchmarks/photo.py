@@ -1,6 +1,6 @@
 """Finished photographs: JPEGs of a simulated camera from Kodak24, denoised blindly.
 
-    python benchmarks/photo.py [--data DIR] [--runs DIR] [--quick]
+    python benchmarks/photo.py [--data DIR] [--runs DIR] [--every N] [--crop PX]
 
 Every picture goes through a camera (training/degrade.py): a lens that blurs by half a pixel, linear
 light, a Bayer pattern, noise of the Darmstadt line, white balance, demosaicing, colours, gamma, tone
@@ -8,7 +8,7 @@ curve, JPEG of quality 80 to 95 in 4:2:0. The truth is the same way without nois
 the second table the camera reduces noise itself, more in colour than in brightness: the rest is coarse.
 
 DIR holds ``bench/Kodak24``; default: MDRN_DATA. ``--runs`` is a folder of training runs whose models are
-taken before those that ship. ``--quick`` takes every sixth picture, cut to 256 pixels a side.
+taken before those that ship. ``--quick`` is ``--every 6 --crop 256``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from kodak import colour_pictures, folder_of, parser, psnr, trained
+from kodak import Extent, colour_pictures, folder_of, parser, psnr, trained
 
 import mdrn_plugin
 from mdrn_plugin.training import camera, degrade
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("| noise of the RAW | " + " | ".join(ways) + " | least gain of the model |")
         print("|---" * (len(ways) + 2) + "|", flush=True)
         for level in LEVELS_255:
-            pairs = list(photographs(folder, level, smoothed, chosen.quick))
+            pairs = list(photographs(folder, level, smoothed, Extent.of(chosen)))
             scores = [[psnr(way(y), x) for x, y in pairs] for way in ways.values()]
             least = min(b - a for a, b in zip(scores[0], scores[-1], strict=True))
             cells = " | ".join(f"{np.mean(s):.2f}" for s in scores)
@@ -75,10 +75,10 @@ def methods(runs: Path) -> dict[str, Callable[[Tensor], Tensor]]:
 
 
 def photographs(
-    folder: Path, level_255: float, smoothed: bool, quick: bool
+    folder: Path, level_255: float, smoothed: bool, extent: Extent
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (truth, JPEG), shape (1, 3, H, W), 0..1, both the same at every call."""
-    for x, seed in colour_pictures(folder, quick, 264):
+    for x, seed in colour_pictures(folder, extent, 8):
         generator = torch.Generator().manual_seed(seed)
         cameras = camera.draw_cameras(1, generator)
         look = degrade.draw_look(1, generator)

@@ -1,6 +1,6 @@
 """RAW denoising: a synthetic set from Kodak24 at five noise lines.
 
-    python benchmarks/raw.py [--data DIR] [--runs DIR] [--quick] [--part NAME]
+    python benchmarks/raw.py [--data DIR] [--runs DIR] [--every N] [--crop PX] [--part NAME]
 
 Every picture is unprocessed to linear camera colours (training/camera.py) and sampled by an RGGB
 pattern; Poisson-Gaussian noise is added whose parameters lie on the line of the Darmstadt set (Brooks
@@ -8,7 +8,7 @@ et al. 2019) at five gains. The methods are told the parameters. PSNR is on the 
 
 Parts: ``psnr`` (the table), ``sharpness`` (what is kept of the gradients of the clean mosaic). DIR
 holds ``bench/Kodak24``; default: MDRN_DATA. ``--runs`` is a folder of training runs whose models are
-taken before those that ship. ``--quick`` takes every sixth picture, cut to 256 pixels a side. BM3D
+taken before those that ship. ``--quick`` is ``--every 6 --crop 256``. BM3D
 stands in the table if the package bm3d is installed.
 """
 
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from kodak import colour_pictures, folder_of, parser, psnr, trained
+from kodak import Extent, colour_pictures, folder_of, parser, psnr, trained
 
 import mdrn_plugin
 from mdrn_plugin.noise.curve import NoiseCurve
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             scores = []
             for gain in GAINS:
                 offset = offset_of(gain)
-                pairs = pictures(folder, gain, offset, chosen.quick)
+                pairs = pictures(folder, gain, offset, Extent.of(chosen))
                 scores.append(np.mean([measure(method(y, gain, offset), x) for x, y in pairs]))
             print(f"| {name} | " + " | ".join(format(v, form) for v in scores) + " |", flush=True)
     return 0
@@ -100,9 +100,9 @@ def sigma_255(gain: float, offset: float) -> float:
     return float(camera.mid_grey_sigma_255(torch.tensor(gain), torch.tensor(offset)))
 
 
-def pictures(folder: Path, gain: float, offset: float, quick: bool) -> Iterator[tuple[Tensor, Tensor]]:
+def pictures(folder: Path, gain: float, offset: float, extent: Extent) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (clean, noisy) mosaics, shape (1, 1, H, W), both the same at every call."""
-    for x, seed in colour_pictures(folder, quick, 256):
+    for x, seed in colour_pictures(folder, extent):
         cameras = camera.draw_cameras(1, torch.Generator().manual_seed(seed))
         clean = mosaic(camera.unprocess(x, cameras))
         generator = torch.Generator().manual_seed(seed + round(1e6 * gain))

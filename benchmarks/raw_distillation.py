@@ -2,7 +2,7 @@
 
     python benchmarks/raw_distillation.py recipes FOLDER
     mdrn-train zoo --recipes FOLDER --data PICTURES --out RUNS --threads 1
-    python benchmarks/raw_distillation.py score [--runs RUNS] [--data DIR] [--quick]
+    python benchmarks/raw_distillation.py score [--runs RUNS] [--data DIR] [--every N] [--crop PX]
 
 Step 1 trains MWResNet, 2 MWRCANet (the small one that ships); 3 fine-tunes both on the mean of their
 outputs on noisy pictures, 4 MWRCANet alone on the outputs of both. Beside it the control: MWRCANet
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from ablations import write
-from kodak import folder_of, parser, psnr
+from kodak import Extent, folder_of, parser, psnr
 from raw import GAINS, head, method_of, offset_of, pictures
 
 from mdrn_plugin.errors import MdrnError
@@ -79,7 +79,7 @@ def recipes() -> dict[str, dict[str, Any]]:
     }
 
 
-def score(folder: Path, runs: Path, quick: bool) -> None:
+def score(folder: Path, runs: Path, extent: Extent) -> None:
     """Print the table; rows whose networks are not trained are left out."""
     print("| step (PSNR, dB) | " + " | ".join(head(gain) for gain in GAINS) + " |")
     print("|---" * (len(GAINS) + 1) + "|")
@@ -89,15 +89,15 @@ def score(folder: Path, runs: Path, quick: bool) -> None:
         except MdrnError as error:
             print(f"({row}: {error})", file=sys.stderr)
             continue
-        means = (np.mean(_psnrs(methods, folder, gain, quick)) for gain in GAINS)
+        means = (np.mean(_psnrs(methods, folder, gain, extent)) for gain in GAINS)
         print(f"| {row} | " + " | ".join(f"{mean:.3f}" for mean in means) + " |", flush=True)
 
 
-def _psnrs(methods: Sequence[Method], folder: Path, gain: float, quick: bool) -> list[float]:
+def _psnrs(methods: Sequence[Method], folder: Path, gain: float, extent: Extent) -> list[float]:
     offset = offset_of(gain)
     return [
         psnr(torch.stack([method(noisy, gain, offset) for method in methods]).mean(0), clean)
-        for clean, noisy in pictures(folder, gain, offset, quick)
+        for clean, noisy in pictures(folder, gain, offset, extent)
     ]
 
 
@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = folder_of(chosen)
     if folder is None:
         return 2
-    score(folder, chosen.runs, chosen.quick)
+    score(folder, chosen.runs, Extent.of(chosen))
     return 0
 
 

@@ -23,7 +23,7 @@ from torch.autograd import Function
 from torch.nn import functional
 
 from mdrn_plugin.networks import native
-from mdrn_plugin.networks.compiled import open_library
+from mdrn_plugin.networks.compiled import OptionalLibrary, open_library
 from mdrn_plugin.networks.mdrn import LEVELS, MDRN, MSAB, MSAG, Up, node_order, unshuffle_columns
 
 if TYPE_CHECKING:
@@ -57,23 +57,15 @@ class _Block(ctypes.Structure):
     _fields_ = tuple((f"p{k}", ctypes.c_void_p) for k in range(_PARAMETERS))
 
 
-def library() -> ctypes.CDLL | None:
-    """Return the compiled steps; None where they are missing or this machine cannot run them."""
-    return find()[0]
-
-
-def why_not() -> str:
-    """Return why `library` is None, in a few words; empty if it is not."""
-    return find()[1]
-
-
-@functools.cache
-def find() -> tuple[ctypes.CDLL | None, str]:
-    """Return `library` and `why_not`; looked for once."""
+def _look() -> tuple[ctypes.CDLL | None, str]:
     found, why = open_library(Path(__file__).with_name("kernel.lib.so"), "train_interface", _INTERFACE)
     if found is not None and native.library() is None:  # which asks for the same processors
         return None, native.why_not()
     return found, why
+
+
+optional = OptionalLibrary(_look)
+library, why_not = optional.library, optional.why_not
 
 
 # They use one processor. Torch's operators on two take as long: 0.4 s a step of 2B.

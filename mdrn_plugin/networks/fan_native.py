@@ -9,7 +9,6 @@ Shapes: ``_HW`` a mosaic. Weights: M outputs, K inputs.
 from __future__ import annotations
 
 import ctypes
-import functools
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mdrn_plugin.networks.compiled import open_library
+from mdrn_plugin.networks.compiled import OptionalLibrary, open_library
 from mdrn_plugin.networks.fan import FAN, PLANES
 
 if TYPE_CHECKING:
@@ -68,19 +67,7 @@ class _Task(ctypes.Structure):
     )
 
 
-def library() -> ctypes.CDLL | None:
-    """Return the compiled kernel; None where it is missing or this machine cannot run it."""
-    return find()[0]
-
-
-def why_not() -> str:
-    """Return why `library` is None, in a few words; empty if it is not."""
-    return find()[1]
-
-
-@functools.cache
-def find() -> tuple[ctypes.CDLL | None, str]:
-    """Return `library` and `why_not`; looked for once."""
+def _look() -> tuple[ctypes.CDLL | None, str]:
     place = Path(__file__).with_name("fan_kernel.lib.so")
     found, why = open_library(place, "mdrn_fan_interface", _INTERFACE)
     if found is None:
@@ -90,6 +77,10 @@ def find() -> tuple[ctypes.CDLL | None, str]:
     if not found.mdrn_fan_lanes():
         return None, "this processor has no AVX2"
     return found, ""
+
+
+optional = OptionalLibrary(_look)
+library, why_not = optional.library, optional.why_not
 
 
 def fits(network: Any) -> bool:

@@ -7,13 +7,13 @@ tiles or threads.
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mdrn_plugin.networks.compiled import OptionalLibrary
 from mdrn_plugin.networks.native import Form, open_kernel
 
 if TYPE_CHECKING:
@@ -24,20 +24,12 @@ if TYPE_CHECKING:
 _OUTPUTS = 16  # whose weights lie side by side
 
 
-def library() -> ctypes.CDLL | None:
-    """Return the compiled kernel; None where it is missing or this machine cannot run it."""
-    return find()[0]
-
-
-def why_not() -> str:
-    """Return why `library` is None, in a few words; empty if it is not."""
-    return find()[1]
-
-
-@functools.cache
-def find() -> tuple[ctypes.CDLL | None, str]:
-    """Return `library` and `why_not`; looked for once."""
+def _look() -> tuple[ctypes.CDLL | None, str]:
     return open_kernel("fp32_kernel.lib.so", "this processor has no AVX2")
+
+
+optional = OptionalLibrary(_look)
+library, why_not = optional.library, optional.why_not
 
 
 def form() -> Form | None:

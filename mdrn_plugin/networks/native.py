@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mdrn_plugin.networks.compiled import open_library
+from mdrn_plugin.networks.compiled import OptionalLibrary, open_library
 from mdrn_plugin.networks.mdrn import LEVELS, STRIDE, FoldedMDRN, node_order
 
 _INTERFACE = 1  # of kernel.c and fp32_kernel.c
@@ -107,19 +107,7 @@ class Form:
     lanes: int = 0
 
 
-def library() -> ctypes.CDLL | None:
-    """Return the compiled kernel for bf16; None where it is missing or this machine cannot run it."""
-    return find()[0]
-
-
-def why_not() -> str:
-    """Return why `library` is None, in a few words; empty if it is not."""
-    return find()[1]
-
-
-@functools.cache
-def find() -> tuple[ctypes.CDLL | None, str]:
-    """Return `library` and `why_not`; looked for once."""
+def _look() -> tuple[ctypes.CDLL | None, str]:
     return open_kernel("kernel.lib.so", "this processor has no AMX for bf16")
 
 
@@ -132,6 +120,10 @@ def open_kernel(name: str, unusable: str) -> tuple[ctypes.CDLL | None, str]:
     for function in (found.mdrn_group, found.mdrn_tail):
         function.restype = None
     return (found, "") if found.mdrn_usable() else (None, unusable)
+
+
+optional = OptionalLibrary(_look)
+library, why_not = optional.library, optional.why_not
 
 
 def form() -> Form | None:

@@ -168,10 +168,10 @@ def test_all_shipped_models_fit() -> None:
 
 def test_kernel_can_be_switched_off_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MDRN_KERNEL", "off")
-    fan_native.find.cache_clear()
+    fan_native.optional.forget()
     try:
         assert fan_native.library() is None
         assert "MDRN_KERNEL" in fan_native.why_not()
     finally:
         monkeypatch.undo()
-        fan_native.find.cache_clear()
+        fan_native.optional.forget()

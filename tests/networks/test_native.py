@@ -264,13 +264,13 @@ def test_vectors_of_both_lengths_give_the_same_bits(settings: dict[str, Any]) ->
 def test_kernel_can_be_switched_off_and_says_so(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     module = FORMS[dtype]
     monkeypatch.setenv("MDRN_KERNEL", "off")
-    module.find.cache_clear()
+    module.optional.forget()
     try:
         assert module.library() is None
         assert "MDRN_KERNEL" in module.why_not()
     finally:
         monkeypatch.undo()
-        module.find.cache_clear()
+        module.optional.forget()
 
 
 @pytest.mark.parametrize("blocks", [1, 2, 8])
