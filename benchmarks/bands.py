@@ -3,7 +3,8 @@
     python benchmarks/bands.py [--colour] [--crop 256] [--plot bands.png]
 
 For white noise of 3 to 85 (of 255, every 4) on Kodak24: PSNR of the automatic run (noise measured, model
-picked) and of every balanced model told to be used, for each picture. Printed per level: how far the
+picked) and of every balanced model that was trained for noise within ``--near`` of the level, told to be
+used, for each picture (the others would only take time). Printed per level: how far the
 automatic choice is below the best model for that picture, mean and worst, and which models were picked.
 Band edges: the step of the mean PSNR from just below to just above each edge, beyond what the level explains.
 """
@@ -51,6 +52,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=os.environ.get("MDRN_DATA"))
     parser.add_argument("--colour", action="store_true", help="in colour; default: gray")
     parser.add_argument("--crop", type=int, default=256, help="px; 0: whole pictures")
+    parser.add_argument("--near", type=float, default=15, help="0..255; models farther from a level are out")
     parser.add_argument("--limit", type=int, help="only so many pictures")
     parser.add_argument("--plot", type=Path, help="write a plot to this file")
     parser.add_argument("--json", type=Path, help="write what was measured to this file")
@@ -67,15 +69,18 @@ def main() -> None:
     models = [d for d in shipped().descriptors if d.colours == colours and d.tier == "balanced"]
     rows = []
     for sigma in LEVELS:
+        near = [
+            d for d in models if d.trained_255[0] - options.near <= sigma <= d.trained_255[1] + options.near
+        ]
         lost, picked, scores = [], collections.Counter[str](), collections.defaultdict(list)
         for name, clean in pictures:
             noisy = add_noise(clean, sigma, name)
             own, model = score(noisy, clean)
             picked[model] += 1
             scores["picked"].append(own)
-            for d in models:
+            for d in near:
                 scores[d.name].append(score(noisy, clean, model=d.name)[0])
-            lost.append(max(scores[d.name][-1] for d in models) - own)
+            lost.append(max(scores[d.name][-1] for d in near) - own)
         rows.append(
             {
                 "sigma": sigma,
@@ -130,10 +135,9 @@ def draw(rows: list[dict[str, Any]], edges: list[float], path: Path) -> None:
     levels = [r["sigma"] for r in rows]
     best = [max(v for k, v in r["psnr"].items() if k != "picked") for r in rows]
     figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
-    for name in (k for k in rows[0]["psnr"] if k != "picked"):
-        axis.plot(
-            levels, [r["psnr"][name] - b for r, b in zip(rows, best, strict=True)], label=name, linewidth=1
-        )
+    for name in sorted({k for r in rows for k in r["psnr"]} - {"picked"}):
+        lost = [r["psnr"].get(name, np.nan) - b for r, b in zip(rows, best, strict=True)]
+        axis.plot(levels, lost, label=name, linewidth=1)
     chosen = [r["psnr"]["picked"] - b for r, b in zip(rows, best, strict=True)]
     axis.plot(levels, chosen, "k.--", label="automatic choice, noise measured")
     for edge in edges:

@@ -6,10 +6,12 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional
 
 from mdrn_plugin.networks.dbsn import (
     DBSN,
     NOISE_MODELS,
+    Branch,
     MaskedConv2d,
     Prediction,
     constrained_loss,
@@ -53,6 +55,28 @@ def test_blindness_needs_the_mask() -> None:
     x = torch.rand(1, 1, 17, 17, dtype=torch.float64, requires_grad=True)
     (gradient,) = torch.autograd.grad(network(x).mean[0, 0, 8, 8], x)
     assert gradient[0, 0, 8, 8] != 0
+
+
+@pytest.mark.parametrize("side", [3, 5])
+@pytest.mark.parametrize(("height", "width"), [(36, 24), (35, 25), (7, 5)])
+def test_phases_are_the_dilated_convolutions(side: int, height: int, width: int) -> None:
+    torch.manual_seed(0)
+    branch = Branch(8, 2, side).double()
+    x = torch.rand(2, 8, height, width, dtype=torch.float64)
+
+    def dilated(layers: torch.nn.Sequential, x: torch.Tensor) -> torch.Tensor:
+        conv, d = layers[2], branch.dilation
+        assert isinstance(conv, torch.nn.Conv2d)
+        padding = d * (conv.kernel_size[0] // 2)
+        out = functional.conv2d(layers[:2](x), conv.weight, conv.bias, padding=padding, dilation=d)
+        return out.relu()
+
+    layers = list(branch)
+    expected = torch.nn.Sequential(*layers[:6])(x)
+    for block in layers[6:-1]:
+        paths = [dilated(block.wide, expected), dilated(block.near, expected), block.own(expected)]
+        expected = block.after(block.fusion(torch.cat(paths, 1)) + expected)
+    torch.testing.assert_close(branch(x), layers[-1](expected), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("noise", NOISE_MODELS)
