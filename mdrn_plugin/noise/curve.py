@@ -45,6 +45,12 @@ _TEXTURE_ERROR = 1.0  # relative error of the variance per unit of that excess
 _FACTOR = 1.4
 SURE = 7.0
 _MORE_THAN_CHANCE = 2.0  # variance of the block means over what noise alone gives them
+# In a dark picture with a few bright things no level above the background has flat blocks, so each is
+# doubted. But texture scatters about any law: so many levels that lie so near to one line (root mean square
+# of the logarithm of the variance), while it rises by so much, are noise.
+_FOLLOWING = 5
+_FOLLOWED = 2.0
+_FOLLOW = 0.2
 # The line is given up for a curve where it misses the levels by this much (robust relative error of
 # the variance) and the curve by at most half of that.
 _LINE_MISSES = 0.2
@@ -161,7 +167,8 @@ def fit_curve(blocks: BlockEnergies, sure: float = SURE) -> NoiseCurve | None:
     blocks : BlockEnergies
         Of the whole picture.
     sure : float
-        Standard errors that the slope must differ from 0 by for a line.
+        Standard errors that the slope must differ from 0 by for a line; infinite: only a line that all
+        levels lie on is taken.
 
     Returns
     -------
@@ -199,6 +206,13 @@ class _Sets:
     variance: Floats
     error: Floats  # relative standard error of the variance
     number: Floats  # flat blocks
+
+    def follow(self, fitted: Floats) -> bool:
+        """Whether the levels lie on a law that gives these variances as only noise does."""
+        if len(fitted) < _FOLLOWING or fitted.max() < _FOLLOWED * fitted.min():
+            return False
+        scatter = np.log(self.variance / fitted)
+        return bool(np.sqrt(np.mean(scatter**2)) < _FOLLOW)
 
     def contradict(self, fitted: Floats) -> bool:
         """Whether a law that gives these variances is too large for what many flat blocks have."""
@@ -329,9 +343,9 @@ def _choose_kind(line: tuple[float, float], sets: _Sets, blocks: BlockEnergies, 
     chance = float(np.mean(blocks.measured)) / blocks.pixels
     if len(x) < _FEW_LEVELS or float(np.var(blocks.signal)) < _MORE_THAN_CHANCE * chance:
         return NoiseCurve("constant", *line, mean=mean, span=span)
-    white = sure == SURE  # in correlated noise a camera's own denoising makes levels quieter than the law
+    white = sure >= SURE  # in correlated noise a camera's own denoising makes levels quieter than the law
     known = e < _KNOWN
-    if np.count_nonzero(known) >= 2 * _FEW_LEVELS:
+    if np.count_nonzero(known) >= 2 * _FEW_LEVELS and sure < math.inf:
         x, v, e = x[known], v[known], e[known]
         fitted = np.maximum(line[0] * x + line[1], 0.05 * v.min())
         misses = float(np.median(np.abs(v / fitted - 1)))
@@ -343,7 +357,10 @@ def _choose_kind(line: tuple[float, float], sets: _Sets, blocks: BlockEnergies, 
             if not (white and sets.contradict(found.variance(sets.signal))):
                 return found
     fitted = np.maximum(line[0] * sets.signal + line[1], 0.05 * sets.variance.min())
-    if factor < _FACTOR or slope < sure or (white and sets.contradict(fitted)):
+    proven = factor >= _FACTOR and slope >= sure
+    if white:
+        proven = (proven or (line[0] > 0 and sets.follow(fitted))) and not sets.contradict(fitted)
+    if not proven:
         return NoiseCurve("constant", *line, mean=mean, span=span)
     return NoiseCurve("line", *line, span=span)
 

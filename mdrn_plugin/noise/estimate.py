@@ -92,9 +92,12 @@ def estimate_noise(picture: Picture, *, channel: int | None = None, law: str = "
     profile = _plain_profile(level, unit)
     if blocks is None or law == "gaussian" or not np.any(level.sigma > _SILENT * blocks.scale):
         return profile
-    if level.textured and law == "auto":
+    if level.textured and level.correlated and law == "auto":
         return profile
-    return _with_laws(profile, parts, blocks, level, (picture.range.black, unit), law == "correlated")
+    found = _with_laws(profile, parts, blocks, level, (picture.range.black, unit), law == "correlated")
+    if level.textured and law == "auto" and all(c.kind == "constant" for c in found.curves):
+        return profile
+    return found
 
 
 def estimate_channels(picture: Picture, *, law: str = "auto") -> tuple[NoiseProfile, ...]:
@@ -134,12 +137,14 @@ def _with_laws(
     curves, spectra, sigmas, correlations = [], [], [], []
     # The law needs fewer blocks than the level: a third of each of three colours says as much.
     thin = len(level.sigma)
+    # Over texture only a law that all levels lie on is one.
+    sure = math.inf if level.textured and not forced else SURE
     photons = True
     for c, sigma in enumerate(level.sigma):
         law = (
-            _law(wide[0][c], WIDE, wide[1], blocks, _CORRELATED)
+            _law(wide[0][c], WIDE, wide[1], blocks, _CORRELATED, _SURE_CORRELATED)
             if correlated
-            else _law(blocks.b_CNP[c][::thin], blocks.side, blocks.area, blocks, _WHITE)
+            else _law(blocks.b_CNP[c][::thin], blocks.side, blocks.area, blocks, _WHITE, sure)
         )
         curve = law.curve
         photons = photons and law.photons
@@ -202,7 +207,9 @@ class _Law:
     photons: bool = False
 
 
-def _law(b_NP: Array, side: int, area: float, blocks: Blocks, frequencies: tuple[int, int, int]) -> _Law:
+def _law(
+    b_NP: Array, side: int, area: float, blocks: Blocks, frequencies: tuple[int, int, int], sure: float
+) -> _Law:
     """Fit the law to the usable blocks.
 
     Values at black are clipped noise where the noise reaches beyond black, and no photons where it
@@ -218,10 +225,10 @@ def _law(b_NP: Array, side: int, area: float, blocks: Blocks, frequencies: tuple
     usable &= bright <= _CLIPPED_SHARE
     dark = at_edge(b_NP, (low, math.nan)).mean(axis=1)
     free = usable & (dark <= _CLIPPED_SHARE)
-    law = _fit(b_NP[free], side, area, blocks, frequencies)
+    law = _fit(b_NP[free], side, area, blocks, frequencies, sure)
     if np.count_nonzero(free) == np.count_nonzero(usable) or np.mean(bright > 0) > _BLOWN:
         return law
-    whole = _fit(b_NP[usable & (dark < _DARK_SHARE)], side, area, blocks, frequencies)
+    whole = _fit(b_NP[usable & (dark < _DARK_SHARE)], side, area, blocks, frequencies, sure)
     told = law.curve if law.curve is not None and law.curve.kind != "constant" else whole.curve
     if told is None or told.kind == "constant" or whole.curve is None:
         return law
@@ -230,7 +237,9 @@ def _law(b_NP: Array, side: int, area: float, blocks: Blocks, frequencies: tuple
     return dataclasses.replace(whole, photons=True) if quiet else law
 
 
-def _fit(b_NP: Array, side: int, area: float, blocks: Blocks, frequencies: tuple[int, int, int]) -> _Law:
+def _fit(
+    b_NP: Array, side: int, area: float, blocks: Blocks, frequencies: tuple[int, int, int], sure: float
+) -> _Law:
     signal = b_NP.mean(axis=1, dtype=np.float64)
     if len(b_NP) < _FEW or side < 8:
         return _Law(signal if len(signal) else np.zeros(1), None)
@@ -243,7 +252,7 @@ def _fit(b_NP: Array, side: int, area: float, blocks: Blocks, frequencies: tuple
     measured = np.maximum(measured - blocks.rounding, 1e-6 * np.maximum(measured, 1e-30))
     count = int(np.count_nonzero(measures))
     energies = BlockEnergies(signal, choosing, measured, count, side * side, area)
-    return _Law(signal, fit_curve(energies, SURE if frequencies == _WHITE else _SURE_CORRELATED))
+    return _Law(signal, fit_curve(energies, sure))
 
 
 def _spectrum(
