@@ -46,11 +46,11 @@ _FACTOR = 1.4
 SURE = 7.0
 _MORE_THAN_CHANCE = 2.0  # variance of the block means over what noise alone gives them
 # In a dark picture with a few bright things no level above the background has flat blocks, so each is
-# doubted. But texture scatters about any law: so many levels that lie so near to one line (root mean square
-# of the logarithm of the variance), while it rises by so much, are noise.
-_FOLLOWING = 5
+# doubted. But texture scatters about any law: levels that lie so near to one line (root mean square of the
+# logarithm of the variance), also for how far it rises (its logarithm), and it rises so much, are noise.
 _FOLLOWED = 2.0
 _FOLLOW = 0.2
+_FOLLOW_RISE = 0.14
 # The line is given up for a curve where it misses the levels by this much (robust relative error of
 # the variance) and the curve by at most half of that.
 _LINE_MISSES = 0.2
@@ -209,10 +209,10 @@ class _Sets:
 
     def follow(self, fitted: Floats) -> bool:
         """Whether the levels lie on a law that gives these variances as only noise does."""
-        if len(fitted) < _FOLLOWING or fitted.max() < _FOLLOWED * fitted.min():
+        if len(fitted) < _FEW_LEVELS or fitted.max() < _FOLLOWED * fitted.min():
             return False
-        scatter = np.log(self.variance / fitted)
-        return bool(np.sqrt(np.mean(scatter**2)) < _FOLLOW)
+        scatter = float(np.sqrt(np.mean(np.log(self.variance / fitted) ** 2)))
+        return scatter < min(_FOLLOW, _FOLLOW_RISE * math.log(fitted.max() / fitted.min()))
 
     def contradict(self, fitted: Floats) -> bool:
         """Whether a law that gives these variances is too large for what many flat blocks have."""

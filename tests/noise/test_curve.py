@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mdrn_plugin.noise import NoiseCurve, estimate_noise
-from mdrn_plugin.noise.curve import _monotone
+from mdrn_plugin.noise.curve import _monotone, _Sets
 from mdrn_plugin.picture import Picture, ValueRange
 
 UNIT = ValueRange(0.0, 1.0, "test")
@@ -117,6 +117,55 @@ def test_dark_background_with_few_bright_spots_is_no_rendered_picture():
     found = profile((8 * z).astype(np.uint8), span=ValueRange(0.0, 255.0, "test"))
     assert found.curves[0].kind == "line"
     assert 255 * found.curves[0].gain == pytest.approx(8, rel=0.2)
+
+
+def specks(kind, size=384, seed=3):
+    """Make a dark picture with few bright things as a microscope shows them, 0 to about 1."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:size, :size].astype(np.float64)
+    z = np.zeros((size, size))
+    if kind == "spots":
+        for r, c in rng.uniform(0, size, (25, 2)):
+            z += rng.uniform(0.3, 1) * np.exp(-((y - r) ** 2 + (x - c) ** 2) / (2 * rng.uniform(2, 3) ** 2))
+    elif kind == "two cells":
+        for r, c in rng.uniform(60, size - 60, (2, 2)):
+            z = np.maximum(z, np.clip(4 * (1 - ((y - r) / 25) ** 2 - ((x - c) / 20) ** 2), 0, 1))
+        z *= 0.8 + 0.1 * np.sin(x / 3) * np.sin(y / 4)
+    else:  # threads everywhere: no flat area
+        for angle, phase in rng.uniform(0, np.pi, (30, 2)):
+            along = x * np.cos(angle) + y * np.sin(angle) + 8 * np.sin(y / 40 + phase)
+            across = along - rng.uniform(along.min(), along.max())
+            z += rng.uniform(0.4, 1) * np.exp(-(across**2) / (2 * 1.7**2))
+    return z / np.quantile(z, 0.999)
+
+
+@pytest.mark.parametrize("kind", ["spots", "two cells", "threads"])
+@pytest.mark.parametrize("peak", [30, 200])
+def test_law_of_a_dark_picture_with_few_bright_things(kind, peak):
+    z = poisson_gaussian(0.01 + specks(kind), 1 / peak, 1 / peak).astype(np.float32)
+    curve = profile(z).curves[0]
+    assert curve.kind == "line"
+    assert curve.gain == pytest.approx(1 / peak, rel=0.2)
+
+
+@pytest.mark.parametrize("kind", ["spots", "two cells", "threads"])
+def test_white_noise_in_a_dark_picture_with_few_bright_things_has_one_level(kind):
+    z = specks(kind) + np.random.default_rng(2).normal(0, 0.03, (384, 384))
+    found = profile(z.astype(np.float32))
+    assert all(c.kind == "constant" for c in found.curves)
+    assert found.sigma[0] == pytest.approx(0.03, rel=0.05)
+
+
+def test_variance_that_scatters_about_a_line_is_texture():
+    """The levels rise sixfold with the signal, but lie far from any line: no noise does that."""
+    signal = np.linspace(0, 1, 12)
+    error, number = np.full(12, 0.8), np.full(12, 20.0)
+    line = 0.2 + signal
+    bumps = np.exp(0.5 * np.array([1, -1] * 6))
+    assert _Sets(signal, line * np.exp(0.05 * np.sign(bumps - 1)), error, number).follow(line)
+    assert not _Sets(signal, line * bumps, error, number).follow(line)
+    assert not _Sets(signal[:3], line[:3], error[:3], number[:3]).follow(line[:3])  # too few to tell
+    assert not _Sets(signal, 3 + signal, error, number).follow(3 + signal)  # hardly rises
 
 
 def test_channels_and_samples_have_their_own_law():
