@@ -159,7 +159,23 @@ class BlockEnergies:
     area: float
 
 
-def fit_curve(blocks: BlockEnergies, sure: float = SURE) -> NoiseCurve | None:
+@dataclasses.dataclass(frozen=True, slots=True)
+class Fit:
+    """A law fitted to blocks.
+
+    Attributes
+    ----------
+    curve : NoiseCurve
+        In the units of the blocks.
+    follows : bool
+        All levels lie on its line, as only those of noise do.
+    """
+
+    curve: NoiseCurve
+    follows: bool
+
+
+def fit_curve(blocks: BlockEnergies, sure: float = SURE) -> Fit | None:
     """Fit the variance as a function of the signal to blocks, robustly.
 
     Parameters
@@ -172,8 +188,8 @@ def fit_curve(blocks: BlockEnergies, sure: float = SURE) -> NoiseCurve | None:
 
     Returns
     -------
-    NoiseCurve or None
-        In the units of the blocks; None if there are too few levels to tell.
+    Fit or None
+        None if there are too few levels to tell.
     """
     level = _level_sets(blocks.signal)
     count = int(level.max()) + 1 if len(level) else 0
@@ -192,7 +208,9 @@ def fit_curve(blocks: BlockEnergies, sure: float = SURE) -> NoiseCurve | None:
         sets = _Sets.of(blocks, level, count, flat, limit)
     line = _robust_line(sets)
     line = _undo_attenuation(line, blocks, flat)
-    return _choose_kind(line, sets, blocks, sure)
+    fitted = np.maximum(line[0] * sets.signal + line[1], 0.05 * sets.variance.min())
+    follows = line[0] > 0 and sets.follow(fitted)
+    return Fit(_choose_kind(line, sets, blocks, sure, follows), follows)
 
 
 # --- level sets -------------------------------------------------------------------------------------
@@ -329,7 +347,9 @@ def _undo_attenuation(line: tuple[float, float], blocks: BlockEnergies, flat: Ar
 # --- line, curve or constant ------------------------------------------------------------------------
 
 
-def _choose_kind(line: tuple[float, float], sets: _Sets, blocks: BlockEnergies, sure: float) -> NoiseCurve:
+def _choose_kind(
+    line: tuple[float, float], sets: _Sets, blocks: BlockEnergies, sure: float, follows: bool
+) -> NoiseCurve:
     x, v, e = sets.signal, sets.variance, sets.error
     low, high = (float(q) for q in np.quantile(blocks.signal, [0.05, 0.95]))
     span = (float(x.min()), float(x.max()))
@@ -359,7 +379,7 @@ def _choose_kind(line: tuple[float, float], sets: _Sets, blocks: BlockEnergies, 
     fitted = np.maximum(line[0] * sets.signal + line[1], 0.05 * sets.variance.min())
     proven = factor >= _FACTOR and slope >= sure
     if white:
-        proven = (proven or (line[0] > 0 and sets.follow(fitted))) and not sets.contradict(fitted)
+        proven = (proven or follows) and not sets.contradict(fitted)
     if not proven:
         return NoiseCurve("constant", *line, mean=mean, span=span)
     return NoiseCurve("line", *line, span=span)

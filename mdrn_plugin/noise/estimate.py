@@ -198,12 +198,15 @@ class _Law:
         Means of the blocks.
     curve : NoiseCurve or None
         None where there are too few blocks.
+    follows : bool
+        All levels lie on the law's line.
     photons : bool
         Values at black mean that no photon came, not that noise was clipped.
     """
 
     signal: Floats
     curve: NoiseCurve | None
+    follows: bool = False
     photons: bool = False
 
 
@@ -232,9 +235,14 @@ def _law(
     told = law.curve if law.curve is not None and law.curve.kind != "constant" else whole.curve
     if told is None or told.kind == "constant" or whole.curve is None:
         return law
-    # At most about one photon of noise at black.
-    quiet = told.gain > 0 and told.gain * low + told.offset <= told.gain**2
-    return dataclasses.replace(whole, photons=True) if quiet else law
+
+    def quiet(curve: NoiseCurve) -> bool:
+        """Whether it leaves at most about one photon of noise at black."""
+        return curve.gain > 0 and curve.gain * low + curve.offset <= curve.gain**2
+
+    # Far from black the others may say little of it. Clipped noise is quieter than any line at black.
+    line = whole.curve.kind == "line" and whole.follows and quiet(whole.curve)
+    return dataclasses.replace(whole, photons=True) if line or quiet(told) else law
 
 
 def _fit(
@@ -252,7 +260,8 @@ def _fit(
     measured = np.maximum(measured - blocks.rounding, 1e-6 * np.maximum(measured, 1e-30))
     count = int(np.count_nonzero(measures))
     energies = BlockEnergies(signal, choosing, measured, count, side * side, area)
-    return _Law(signal, fit_curve(energies, sure))
+    fit = fit_curve(energies, sure)
+    return _Law(signal, None) if fit is None else _Law(signal, fit.curve, fit.follows)
 
 
 def _spectrum(
