@@ -117,14 +117,14 @@ def test_zoo_killed_goes_on_and_skips_what_is_done(pictures: Path, tmp_path: Pat
 def test_zoo_a_failure_leaves_out_only_those_that_need_it(
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    colour = dataclasses.replace(TINY, name="c-colour", colours=3, steps=20)
-    gray = dataclasses.replace(LOW, name="d-gray", init="c-colour")  # cannot start from colour
-    needs_it = dataclasses.replace(LOW, name="e-gray", init="d-gray")
-    folder = _recipes(tmp_path / "recipes", colour, gray, needs_it)
+    deep = dataclasses.replace(TINY, name="c-deep", blocks=2, steps=20)
+    shallow = dataclasses.replace(LOW, name="d-shallow", init="c-deep", blocks=1)
+    needs_it = dataclasses.replace(LOW, name="e-shallow", init="d-shallow", blocks=1)
+    folder = _recipes(tmp_path / "recipes", deep, shallow, needs_it)
     command = _command(tmp_path, pictures, "--recipes", str(folder))
     assert main(command[3:]) == 3
     outcomes = [line.split()[:2] for line in capsys.readouterr().out.splitlines()[1:]]
-    assert outcomes == [["c-colour", "trained"], ["d-gray", "failed"], ["e-gray", "left"]]
+    assert outcomes == [["c-deep", "trained"], ["d-shallow", "failed"], ["e-shallow", "left"]]
 
 
 def test_zoo_dry_run_only_says_it(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
