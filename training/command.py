@@ -11,6 +11,7 @@ from mdrn_plugin.errors import EXIT_INTERRUPTED, EXIT_SOME_FAILED, BadOption, Md
 
 if TYPE_CHECKING:
     from .data import Pack
+    from .loop import RunOptions
     from .parallel import Ranks
 
 
@@ -154,6 +155,19 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint-minutes", type=float, default=3.0)
 
 
+def _run_options(options: argparse.Namespace, minutes: float | None = None) -> RunOptions:
+    """Return how `zoo` and `search` train each network."""
+    from .loop import RunOptions
+
+    return RunOptions(
+        folder=options.out,
+        minutes=minutes,
+        resume=options.resume,
+        device=options.device,
+        checkpoint_minutes=options.checkpoint_minutes,
+    )
+
+
 def _run(options: argparse.Namespace) -> int:
     import dataclasses
 
@@ -217,7 +231,7 @@ def _zoo(options: argparse.Namespace) -> int:
     import torch
 
     from .data import open_pack
-    from .loop import RunOptions, Stopped
+    from .loop import Stopped
     from .ship import ship
     from .zoo import order, table, train_zoo
 
@@ -229,13 +243,7 @@ def _zoo(options: argparse.Namespace) -> int:
         print("\n".join(recipe.name for recipe in recipes))
         return 0
     pack = open_pack(options.data, options.out / "data")
-    run = RunOptions(
-        folder=options.out,
-        minutes=options.minutes_per_model,
-        resume=options.resume,
-        device=options.device,
-        checkpoint_minutes=options.checkpoint_minutes,
-    )
+    run = _run_options(options, minutes=options.minutes_per_model)
     try:
         rows = train_zoo(recipes, pack, options.out, run)
     except Stopped as stopped:
@@ -253,18 +261,13 @@ def _search(options: argparse.Namespace) -> int:
     import torch
 
     from .data import open_pack
-    from .loop import RunOptions, Stopped
+    from .loop import Stopped
     from .recipe import load_recipe
     from .search import Search, search, table
 
     if options.threads:
         torch.set_num_threads(options.threads)
-    run = RunOptions(
-        folder=options.out,
-        resume=options.resume,
-        device=options.device,
-        checkpoint_minutes=options.checkpoint_minutes,
-    )
+    run = _run_options(options)
     extent = Search(
         trials=options.trials,
         population=options.population,

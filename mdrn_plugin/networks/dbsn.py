@@ -87,8 +87,8 @@ class Branch(nn.Sequential):
     """A masked convolution, and behind it 1x1 convolutions and blocks dilated by half its side, rounded up.
 
     A convolution dilated by d joins pixels that lie d apart: it is a plain one on each of the d x d
-    pictures of every d-th row and column. The blocks run on these, which is the same sum and on a CPU
-    1.4 to 1.9 times as fast.
+    pictures of every d-th row and column. The blocks run on these, which is the same sum in less time
+    (convolutions of 32 channels alone on a CPU: 1.4 to 1.9 times as fast).
     """
 
     def __init__(self, channels: int, blocks: int, side: int) -> None:

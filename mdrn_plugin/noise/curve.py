@@ -210,7 +210,7 @@ def fit_curve(blocks: BlockEnergies, sure: float = SURE) -> Fit | None:
     line = _undo_attenuation(line, blocks, flat)
     fitted = np.maximum(line[0] * sets.signal + line[1], 0.05 * sets.variance.min())
     follows = line[0] > 0 and sets.follow(fitted)
-    return Fit(_choose_kind(line, sets, blocks, sure, follows), follows)
+    return Fit(_choose_kind(line, fitted, follows, sets, blocks, sure), follows)
 
 
 # --- level sets -------------------------------------------------------------------------------------
@@ -348,7 +348,12 @@ def _undo_attenuation(line: tuple[float, float], blocks: BlockEnergies, flat: Ar
 
 
 def _choose_kind(
-    line: tuple[float, float], sets: _Sets, blocks: BlockEnergies, sure: float, follows: bool
+    line: tuple[float, float],
+    on_line: Floats,
+    follows: bool,
+    sets: _Sets,
+    blocks: BlockEnergies,
+    sure: float,
 ) -> NoiseCurve:
     x, v, e = sets.signal, sets.variance, sets.error
     low, high = (float(q) for q in np.quantile(blocks.signal, [0.05, 0.95]))
@@ -376,10 +381,9 @@ def _choose_kind(
             found = NoiseCurve("curve", *line, levels, variances, span=span)
             if not (white and sets.contradict(found.variance(sets.signal))):
                 return found
-    fitted = np.maximum(line[0] * sets.signal + line[1], 0.05 * sets.variance.min())
     proven = factor >= _FACTOR and slope >= sure
     if white:
-        proven = (proven or follows) and not sets.contradict(fitted)
+        proven = (proven or follows) and not sets.contradict(on_line)
     if not proven:
         return NoiseCurve("constant", *line, mean=mean, span=span)
     return NoiseCurve("line", *line, span=span)

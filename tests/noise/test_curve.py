@@ -148,6 +148,22 @@ def test_law_of_a_dark_picture_with_few_bright_things(kind, peak):
     assert curve.gain == pytest.approx(1 / peak, rel=0.2)
 
 
+@pytest.mark.parametrize("seed", [0, 2])
+def test_background_of_few_photons_belongs_to_the_law(seed):
+    """Most pixels are background of one photon. Without them the law has four times its noise there."""
+    rng, (y, x) = np.random.default_rng(seed), np.mgrid[:384, :384]
+    z = np.zeros((384, 384))
+    for r, c in rng.uniform(40, 344, (12, 2)):
+        inside = np.clip(4 * (1 - ((y - r) / 22) ** 2 - ((x - c) / 20) ** 2), 0, 1)
+        texture = 0.8 + 0.15 * np.sin(x / 5 + r) * np.sin(y / 6 + c)
+        z = np.maximum(z, rng.uniform(0.4, 1) * inside * texture)
+    frame = np.clip(4 * rng.poisson(50 * z + 1), 0, 255).astype(np.uint8)
+    curve = profile(frame, span=ValueRange(0.0, 255.0, "test")).curves[0]
+    assert curve.kind == "line"
+    assert 255 * curve.gain == pytest.approx(4, rel=0.1)
+    assert 255**2 * float(curve.variance(np.array(4 / 255))) == pytest.approx(16, rel=0.2)
+
+
 @pytest.mark.parametrize("kind", ["spots", "two cells", "threads"])
 def test_white_noise_in_a_dark_picture_with_few_bright_things_has_one_level(kind):
     z = specks(kind) + np.random.default_rng(2).normal(0, 0.03, (384, 384))
