@@ -57,6 +57,9 @@ if TYPE_CHECKING:
 
 _WARM_UP = 20  # steps
 _SHARES = {"mean": 0.5, "noise": 0.3, "student": 0.2}
+_AVERAGE = 0.995  # what a step leaves of the moving average of the weights, which is what is kept
+_PHASES = 6  # px; the blind-spot network splits patches of multiples of it without filling up
+_LARGE = 21 * _PHASES  # px, side of the patches it learns from
 _CHECKS = 10  # evaluations on the held-back parts per stage
 _SAVE_EVERY = 180.0  # s
 _DENOISED = 12_000_000  # px of Bayes results that the student learns from at most: about a minute
@@ -88,7 +91,7 @@ class SelfOptions:
     channels: int = 32
     blocks: int = 3
     batch: int = 8
-    patch: int = 64  # px
+    patch: int = 64  # px; the blind-spot network has larger ones, but as many pixels in a step
     device: str = "cpu"
     bf16: bool = True
     seed: int = 1
@@ -170,7 +173,7 @@ def learn(
     named = [(n.removeprefix("backbone."), p) for n, p in dbsn.named_parameters()]
 
     def mean_loss(step: int) -> Tensor:
-        noisy = data.batch(step, options.batch).to(device, memory_format=torch.channels_last)
+        noisy = data.large(step).to(device, memory_format=torch.channels_last)
         out: Tensor = (dbsn.backbone(noisy)[0] - noisy).square().mean()
         return out
 
@@ -179,11 +182,11 @@ def learn(
         return float(torch.stack(errors).mean())
 
     backbone = [(n, p) for n, p in named if n.split(".")[0] not in ("mean_net", "noise_net")]
-    first = _Stage("mean", dbsn, MuonAdam(backbone, outer), (0.02, 1e-3), mean_loss, mean_score, inputs)
+    first = _Stage("mean", dbsn, MuonAdam(backbone, outer), (0.01, 1e-3), mean_loss, mean_score, inputs)
     first.run(folder, options, log)
 
     def noise_loss(step: int) -> Tensor:
-        noisy = data.batch(step, options.batch).to(device, memory_format=torch.channels_last)
+        noisy = data.large(step).to(device, memory_format=torch.channels_last)
         return constrained_loss(noisy, dbsn(noisy)).mean()
 
     def noise_score() -> float:
@@ -381,6 +384,9 @@ class _Data:
                 :1
             ]
             self.planes = [p[:, : p.shape[1] - r] for p, r in zip(usable, keep, strict=True)]
+        # Of patches of 64 px a network of radius 20 sees the whole surroundings of a seventh of the pixels only.
+        self._large = min(_LARGE, *(n for p in self.planes for n in p.shape[1:])) // _PHASES * _PHASES
+        self._large_count = max(1, round(options.batch * patch**2 / self._large**2))
         self.keep(sum(p[0].numel() for p in self.planes))
 
     def keep(self, pixels: int) -> None:
@@ -393,19 +399,25 @@ class _Data:
 
     def batch(self, step: int, size: int, of: list[Tensor] | None = None, stream: int = 0) -> Tensor:
         """Return random patches (N, C, patch, patch), a function of seed and step."""
-        return torch.stack([self._cut(of or self.planes, (self._seed, stream, step, k)) for k in range(size)])
+        seeds = [(self._seed, stream, step, k) for k in range(size)]
+        return torch.stack([self._cut(of or self.planes, seed, self._patch) for seed in seeds])
+
+    def large(self, step: int) -> Tensor:
+        """Return a step's random patches for the blind-spot network (N, C, side, side), likewise."""
+        seeds = [(self._seed, 0, step, k) for k in range(self._large_count)]
+        return torch.stack([self._cut(self.planes, seed, self._large) for seed in seeds])
 
     def pairs(self, other: list[Tensor], step: int, size: int) -> tuple[Tensor, Tensor]:
         """Return patches of the planes and of `other` at the same places."""
         return self.batch(step, size), self.batch(step, size, other)
 
-    def _cut(self, of: list[Tensor], seed: tuple[int, ...]) -> Tensor:
+    def _cut(self, of: list[Tensor], seed: tuple[int, ...], side: int) -> Tensor:
         rng = np.random.default_rng(seed)
         same = len(of) == len(self.planes)
         plane = of[int(rng.choice(len(of), p=self._probability) if same else rng.integers(len(of)))]
-        top = int(rng.integers(plane.shape[1] - self._patch + 1))
-        left = int(rng.integers(plane.shape[2] - self._patch + 1))
-        part = plane[:, top : top + self._patch, left : left + self._patch]
+        top = int(rng.integers(plane.shape[1] - side + 1))
+        left = int(rng.integers(plane.shape[2] - side + 1))
+        part = plane[:, top : top + side, left : left + side]
         return dihedral(part, int(rng.integers(8)))
 
     def held(self, device: torch.device, side: int = 256) -> Iterator[Tensor]:
@@ -440,7 +452,7 @@ def _pairs(
 
 @dataclasses.dataclass(slots=True)
 class _Stage:
-    """One stage of learning: resumable, keeps the weights of the best score (lower is better)."""
+    """One stage of learning: resumable, keeps the averaged weights of the best score (lower is better)."""
 
     name: str
     network: torch.nn.Module
@@ -455,12 +467,13 @@ class _Stage:
         file = folder / f"{self.name}.safetensors"
         identity = json.dumps([dataclasses.asdict(options), self.inputs])
         step, spent, champion = 0, 0.0, _copy(self.network)
+        average = _copy(self.network)
         if file.is_file():
             with safe_open(file, "pt") as state:
                 meta = json.loads(state.metadata()["progress"])
             if meta["identity"] == identity:
                 step, spent, best = meta["step"], meta["spent"], meta["best"]
-                champion = self._restore(load_file(file))
+                champion, average = self._restore(load_file(file))
         budget = 60 * options.minutes * _SHARES[self.name]
         fixed = options.steps[list(_SHARES).index(self.name)] if options.steps is not None else 0
         total = fixed or _steps_in(budget, spent, step)
@@ -475,40 +488,57 @@ class _Stage:
                 loss.backward()  # type: ignore[no-untyped-call]
                 factor = rate_at(step, total, _WARM_UP)
                 self.optimizer.step(self.rates[0] * factor, self.rates[1] * factor)
+                _approach(average, self.network, 1 - min(_AVERAGE, (1 + step) / (10 + step)))
             step += 1
             spent = time.monotonic() - began
             total = fixed or _steps_in(budget, spent, step)
             log.step(self.name, step, total)
             if step * _CHECKS // total > checks:
                 checks = step * _CHECKS // total
-                with torch.no_grad():
-                    score = self.score()
+                score = self._score(average)
                 taken = {"seconds": round(spent, 1), "cpu_seconds": round(time.process_time(), 1)}
                 log.line(self.name, step, total, loss=value, score=score, **taken)
                 if score < best:
-                    best, champion = score, _copy(self.network)
+                    best, champion = score, {k: v.clone() for k, v in average.items()}
             if step == total or time.monotonic() - saved > _SAVE_EVERY:
                 progress = {"step": step, "spent": spent, "best": best, "identity": identity}
-                self._save(file, champion, progress)
+                self._save(file, champion, average, progress)
                 saved = time.monotonic()
         self.network.load_state_dict(champion)
         return best
 
-    def _save(self, file: Path, champion: dict[str, Tensor], progress: dict[str, Any]) -> None:
+    @torch.no_grad()
+    def _score(self, average: dict[str, Tensor]) -> float:
+        """Return the score of the averaged weights; the network keeps its own."""
+        own = _copy(self.network)
+        self.network.load_state_dict(average)
+        score = self.score()
+        self.network.load_state_dict(own)
+        return score
+
+    def _save(
+        self,
+        file: Path,
+        champion: dict[str, Tensor],
+        average: dict[str, Tensor],
+        progress: dict[str, Any],
+    ) -> None:
         tensors = {f"weights/{k}": v for k, v in self.network.state_dict().items()}
         tensors |= {f"best/{k}": v for k, v in champion.items()}
+        tensors |= {f"average/{k}": v for k, v in average.items()}
         tensors |= {f"optimizer/{k}": v for k, v in self.optimizer.state().items()}
         contiguous = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
         write_bytes(file, save(contiguous, {"progress": json.dumps(progress)}))
 
-    def _restore(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        groups: dict[str, dict[str, Tensor]] = {"weights": {}, "best": {}, "optimizer": {}}
+    def _restore(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Take up a state; return its best and its averaged weights."""
+        groups: dict[str, dict[str, Tensor]] = {"weights": {}, "best": {}, "average": {}, "optimizer": {}}
         for key, value in state.items():
             kind, name = key.split("/", 1)
             groups[kind][name] = value
         self.network.load_state_dict(groups["weights"])
         self.optimizer.load_state(groups["optimizer"])
-        return groups["best"]
+        return groups["best"], groups["average"]
 
 
 class _Log:
@@ -549,6 +579,13 @@ def _steps_in(budget: float, spent: float, step: int) -> int:
 
 def _copy(network: torch.nn.Module) -> dict[str, Tensor]:
     return {k: v.detach().clone() for k, v in network.state_dict().items()}
+
+
+@torch.no_grad()
+def _approach(average: dict[str, Tensor], network: torch.nn.Module, share: float) -> None:
+    """Move averaged weights a share of the way to those of the network."""
+    for name, value in network.state_dict().items():
+        average[name].lerp_(value, share)
 
 
 def _decibels(risk: float) -> float:
