@@ -6,12 +6,14 @@
     python benchmarks/selfsupervised.py curve MODELS/dbsn.run PNG
     python benchmarks/selfsupervised.py single FOLDER [--data DIR]
     python benchmarks/selfsupervised.py n2v FOLDER --minutes 60 [--threads 2] [--data DIR]
+    python benchmarks/selfsupervised.py law LAW FOLDER --minutes 15 [--threads 2] [--data DIR]
 
 ``make`` writes the 400 BSDS500 pictures outside BSD68, gray, with white Gaussian noise of σ 25, as float
 TIFF; the training reads nothing else. ``score`` measures on BSD68, noise of the same law: the Bayes
 result, the level of the noise that the network finds, the student and the shipped model that it began
 as. ``curve`` draws the run's log. ``single`` makes one noisy picture of 1024 x 1024 pixels from a
-training photograph, and says what methods without learning reach on it (scikit-image). ``n2v`` gives
+training photograph, and says what methods without learning reach on it (scikit-image, and the package bm3d
+if it is installed). ``n2v`` gives
 Noise2Void the same noisy pictures and a time, and measures it on BSD68 as ``score`` does (CAREamics, if it
 is installed: its default UNet, rates and augmentation, patches of 64 px, batches of 16). DIR holds
 ``bench/`` and ``train/``; default: the environment variable MDRN_DATA.
@@ -20,7 +22,9 @@ is installed: its default UNet, rates and augmentation, patches of 64 px, batche
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
+import importlib.util
 import json
 import os
 import sys
@@ -34,8 +38,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import mdrn_plugin
-from mdrn_plugin.networks.dbsn import DBSN
-from mdrn_plugin.training.selfsupervised import Trust, bayes, calibrate
+from mdrn_plugin.networks.dbsn import DBSN, posterior
+from mdrn_plugin.training.selfsupervised import SelfOptions, Trust, bayes, calibrate, learn_blind_spot
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +49,7 @@ _SIDE = 1024  # px, of the single picture
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do one of the five."""
+    """Do one of the six."""
     parser = argparse.ArgumentParser(description="Learning from noisy pictures alone")
     parser.add_argument("--data", default=os.environ.get("MDRN_DATA"), help="default: MDRN_DATA")
     parts = parser.add_subparsers(dest="part", required=True)
@@ -59,6 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     peer.add_argument("--minutes", type=float, default=60, help="of training")
     peer.add_argument("--threads", type=int, default=2)
     peer.add_argument("--every", type=int, default=1, help="only every N-th picture")
+    law = parts.add_parser("law")
+    law.add_argument("law", choices=("poisson-gaussian", "multivariate"))
+    law.add_argument("folder", type=Path)
+    law.add_argument("--minutes", type=float, default=15, help="of training")
+    law.add_argument("--threads", type=int, default=2)
+    law.add_argument("--every", type=int, default=1, help="only every N-th picture")
     drawn = parts.add_parser("curve")
     for name in ("run", "png"):
         drawn.add_argument(name, type=Path)
@@ -74,6 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     elif chosen.part == "n2v":
         torch.set_num_threads(chosen.threads)
         noise2void(data, chosen.folder, chosen.minutes, chosen.every)
+    elif chosen.part == "law":
+        torch.set_num_threads(chosen.threads)
+        other_law(data, chosen.law, chosen.folder, chosen.minutes, chosen.every)
     elif chosen.part == "score":
         score(data, chosen.run, chosen.every)
     else:
@@ -85,11 +98,18 @@ def make(data: Path, folder: Path) -> None:
     """Write the noisy pictures to learn from."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(20201)
-    for name in ("BSDS500_train", "BSDS500_test"):
-        for path in sorted((data / "train" / name).glob("*.jpg")):
-            clean = np.asarray(Image.open(path).convert("L"), np.float32)
-            noisy = (clean + 255 * SIGMA * rng.standard_normal(clean.shape)) / 255
-            tifffile.imwrite(folder / f"{path.stem}.tif", noisy.astype(np.float32))
+    for path in _training(data):
+        clean = np.asarray(Image.open(path).convert("L"), np.float32)
+        noisy = (clean + 255 * SIGMA * rng.standard_normal(clean.shape)) / 255
+        tifffile.imwrite(folder / f"{path.stem}.tif", noisy.astype(np.float32))
+
+
+def _training(data: Path) -> list[Path]:
+    return [
+        path
+        for name in ("BSDS500_train", "BSDS500_test")
+        for path in sorted((data / "train" / name).glob("*.jpg"))
+    ]
 
 
 def single(data: Path, folder: Path) -> None:
@@ -106,6 +126,10 @@ def single(data: Path, folder: Path) -> None:
     for strength in (0.6, 0.8, 1.0):
         out = denoise_nl_means(noisy, 5, 9, strength * SIGMA, sigma=SIGMA, fast_mode=True)
         print(f"non-local means, h {strength} σ: {_psnr(out, clean):.2f}")
+    if importlib.util.find_spec("bm3d") is not None:
+        from bm3d import bm3d
+
+        print(f"BM3D: {_psnr(bm3d(noisy, SIGMA), clean):.2f}")
     print(f"shipped model, blind: {_psnr(mdrn_plugin.denoise(noisy.astype(np.float32)), clean):.2f}")
     for name in (m.name for m in mdrn_plugin.models() if m.tier == "own"):
         print(f"{name}: {_psnr(mdrn_plugin.denoise(noisy.astype(np.float32), model=name), clean):.2f}")
@@ -162,6 +186,51 @@ def noise2void(data: Path, folder: Path, minutes: float, every: int) -> None:
         found, _ = careamist.predict(whole, axes="YX", data_type="array")
         results.append(_psnr(np.squeeze(found[0])[:height, :width], clean))
     print(f"Noise2Void, {minutes:g} minutes, BSD68, {len(results)} pictures, σ 25: {np.mean(results):.2f}")
+
+
+def other_law(data: Path, law: str, folder: Path, minutes: float, every: int) -> None:
+    """Learn from pictures with noise of another law and print PSNR on BSD68 or CBSD68."""
+    gray = law == "poisson-gaussian"
+    rng = np.random.default_rng(20202)
+    orthonormal = np.linalg.qr(rng.standard_normal((3, 3)))[0]
+    spread = np.abs(orthonormal.T @ np.diag(rng.uniform(size=3) ** 2) @ orthonormal) * (75 / 255) ** 2
+    mixing = np.linalg.cholesky(spread + 1e-9 * np.eye(3))
+
+    def planes(path: Path, rng: np.random.Generator) -> tuple[Any, Any]:
+        """Return a picture clean and noisy, (channels, height, width)."""
+        clean = np.asarray(Image.open(path).convert("L" if gray else "RGB"), np.float32) / 255
+        clean = np.atleast_3d(clean).transpose(2, 0, 1)
+        field = rng.standard_normal(clean.shape)
+        if gray:
+            noise = field * np.sqrt((40 / 255 * clean) ** 2 + (10 / 255) ** 2)
+        else:
+            noise = np.einsum("ij,jhw->ihw", mixing, field)
+        return clean, (clean + noise).astype(np.float32)
+
+    learnt_from = [planes(path, rng)[1] for path in _training(data)]
+    level = float(np.median([mdrn_plugin.estimate_noise(y[0])[0].sigma[0] for y in learnt_from[::20]]))
+    options = SelfOptions(name="law", minutes=minutes)
+    network = learn_blind_spot(learnt_from, level, law, folder, options)
+    rows = []
+    for path in sorted((data / "bench" / ("BSD68" if gray else "CBSD68")).glob("*.png"))[::every]:
+        clean, noisy = planes(path, np.random.default_rng(_seed(path.stem)))
+        y = torch.from_numpy(noisy)[None].contiguous(memory_format=torch.channels_last)
+        with torch.no_grad():
+            said = network(y)
+            mean = said.noise_covariance.diagonal(dim1=-2, dim2=-1).mean()
+            alike = (mean * torch.eye(len(clean))).expand_as(said.noise_covariance)
+            results = [
+                said.mean,
+                posterior(y, dataclasses.replace(said, noise_covariance=alike)),
+                posterior(y, said),
+            ]
+        rows.append([_psnr(noisy, clean)] + [_psnr(x[0].numpy(), clean) for x in results])
+    names = ("noisy", "prediction alone", "Bayes with white noise of the mean level", "Bayes with its law")
+    print(f"{law}, {minutes:g} minutes, {len(rows)} pictures")
+    print(", ".join(f"{n} {m:.2f}" for n, m in zip(names, np.mean(rows, axis=0), strict=True)))
+    if not gray:
+        print(f"covariance {np.array2string(255**2 * spread, precision=0)}")
+        print(f"as learnt {np.array2string(255**2 * said.noise_covariance[0, 0, 0].numpy(), precision=0)}")
 
 
 def curve(run: Path, png: Path) -> None:

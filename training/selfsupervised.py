@@ -164,37 +164,7 @@ def learn(
     inputs = _digest(sigma, init, planes, clean)
     data = _Data([torch.from_numpy(np.ascontiguousarray(p, np.float32)) for p in planes], options)
     log = _Log(folder, progress)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(options.seed)
-        dbsn = DBSN(planes[0].shape[0], options.channels, options.blocks).to(device)
-    dbsn.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    dbsn.start_noise_at(sigma)
-    outer = ("head", "tail", "mean_net", "noise_net")
-    named = [(n.removeprefix("backbone."), p) for n, p in dbsn.named_parameters()]
-
-    def mean_loss(step: int) -> Tensor:
-        noisy = data.large(step).to(device, memory_format=torch.channels_last)
-        out: Tensor = (dbsn.backbone(noisy)[0] - noisy).square().mean()
-        return out
-
-    def mean_score() -> float:
-        errors = [(dbsn.backbone(x)[0] - x).square().mean() for x in data.held(device)]
-        return float(torch.stack(errors).mean())
-
-    backbone = [(n, p) for n, p in named if n.split(".")[0] not in ("mean_net", "noise_net")]
-    first = _Stage("mean", dbsn, MuonAdam(backbone, outer), (0.01, 1e-3), mean_loss, mean_score, inputs)
-    first.run(folder, options, log)
-
-    def noise_loss(step: int) -> Tensor:
-        noisy = data.large(step).to(device, memory_format=torch.channels_last)
-        return constrained_loss(noisy, dbsn(noisy)).mean()
-
-    def noise_score() -> float:
-        values = [negative_log_likelihood(x, dbsn(x)).mean() for x in data.held(device)]
-        return float(torch.stack(values).mean())
-
-    second = _Stage("noise", dbsn, MuonAdam(named, outer), (0.004, 1e-3), noise_loss, noise_score, inputs)
-    second.run(folder, options, log)
+    dbsn = _blind_spot(data, sigma, "gaussian", folder, options, inputs, log)
 
     trust = calibrate(dbsn, [*data.held(device)])
     # What is left where the prediction is surest holds all of the noise: the level cannot be above it.
@@ -243,6 +213,79 @@ def learn(
         _decibels(sure([*data.held(device)], teacher, level)),
         after < before,
     )
+
+
+def learn_blind_spot(
+    planes: Sequence[_Plane], sigma: float, noise: str, folder: Path, options: SelfOptions
+) -> DBSN:
+    """Learn the first two stages alone: a blind-spot network and the variances, for any law of noise.
+
+    Parameters
+    ----------
+    planes : sequence of ndarray
+        Float32, (channels, height, width), white = 1.
+    sigma : float
+        Standard deviation at which the noise network begins, white = 1.
+    noise : str
+        See `DBSN`.
+    folder : Path
+        State and log; a second call with the same arguments goes on from there.
+    options : SelfOptions
+        How; the two stages have their shares of the time.
+
+    Raises
+    ------
+    BadOption
+        No plane is large enough.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    data = _Data([torch.from_numpy(np.ascontiguousarray(p, np.float32)) for p in planes], options)
+    inputs = noise + _digest(sigma, {}, planes, ())
+    return _blind_spot(data, sigma, noise, folder, options, inputs, _Log(folder, None))
+
+
+def _blind_spot(
+    data: _Data,
+    sigma: float,
+    noise: str,
+    folder: Path,
+    options: SelfOptions,
+    inputs: str,
+    log: _Log,
+) -> DBSN:
+    device = torch.device(options.device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        dbsn = DBSN(data.planes[0].shape[0], options.channels, options.blocks, noise).to(device)
+    dbsn.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    dbsn.start_noise_at(sigma)
+    outer = ("head", "tail", "mean_net", "noise_net")
+    named = [(n.removeprefix("backbone."), p) for n, p in dbsn.named_parameters()]
+
+    def mean_loss(step: int) -> Tensor:
+        noisy = data.large(step).to(device, memory_format=torch.channels_last)
+        out: Tensor = (dbsn.backbone(noisy)[0] - noisy).square().mean()
+        return out
+
+    def mean_score() -> float:
+        errors = [(dbsn.backbone(x)[0] - x).square().mean() for x in data.held(device)]
+        return float(torch.stack(errors).mean())
+
+    backbone = [(n, p) for n, p in named if n.split(".")[0] not in ("mean_net", "noise_net")]
+    first = _Stage("mean", dbsn, MuonAdam(backbone, outer), (0.01, 1e-3), mean_loss, mean_score, inputs)
+    first.run(folder, options, log)
+
+    def noise_loss(step: int) -> Tensor:
+        noisy = data.large(step).to(device, memory_format=torch.channels_last)
+        return constrained_loss(noisy, dbsn(noisy)).mean()
+
+    def noise_score() -> float:
+        values = [negative_log_likelihood(x, dbsn(x)).mean() for x in data.held(device)]
+        return float(torch.stack(values).mean())
+
+    second = _Stage("noise", dbsn, MuonAdam(named, outer), (0.004, 1e-3), noise_loss, noise_score, inputs)
+    second.run(folder, options, log)
+    return dbsn
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -384,7 +427,7 @@ class _Data:
                 :1
             ]
             self.planes = [p[:, : p.shape[1] - r] for p, r in zip(usable, keep, strict=True)]
-        # Of patches of 64 px a network of radius 20 sees the whole surroundings of a seventh of the pixels only.
+        # In patches of 64 px a network of radius 20 sees all surroundings of a seventh of the pixels only.
         self._large = min(_LARGE, *(n for p in self.planes for n in p.shape[1:])) // _PHASES * _PHASES
         self._large_count = max(1, round(options.batch * patch**2 / self._large**2))
         self.keep(sum(p[0].numel() for p in self.planes))

@@ -173,7 +173,7 @@ def test_run_that_was_broken_off_goes_on(
     ("sides", "expected"),
     [
         ([(200, 180)] * 9, (2, 1, 126, 126)),  # as many pixels as 8 patches of 64 px
-        ([(200, 180)] * 8 + [(130, 70)], (8, 1, 66, 66)),  # no larger than the smallest picture that is learnt from
+        ([(200, 180)] * 8 + [(130, 70)], (8, 1, 66, 66)),  # no larger than the smallest picture
         ([(200, 180)], (2, 1, 126, 126)),
     ],
 )
