@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 SEEDS = (1, 2, 3)
 DEPTHS = (1, 2, 4, 8)
-WEIGHTS = (0.001, 0.003, 0.01, 0.03)  # of the feature distance, swept with seed 1
+WEIGHTS = (0.0003, 0.001, 0.003, 0.01, 0.03)  # of the feature distance, swept with seed 1
 CHOSEN = 0.003  # the weight of the other seeds
 _COMMON = {
     "channels": 32,
@@ -76,8 +76,7 @@ def recipes() -> dict[str, dict[str, Any]]:
         for seed in SEEDS:
             add(f"plain-{name}", sigma, colours=colours, seed=seed, init=teacher)
         how = {"distillation": "hmds", "teacher_sigma_255": [below, below], "init": teacher}
-        weights = WEIGHTS if colours == 1 else [CHOSEN]
-        sweep(f"hmds-{name}", sigma, weights, teacher, colours=colours, **how)
+        sweep(f"hmds-{name}", sigma, WEIGHTS, teacher, colours=colours, **how)
     return found
 
 
