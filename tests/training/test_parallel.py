@@ -39,18 +39,32 @@ def test_share_refuses_unequal_parts() -> None:
         Ranks(0, 3).share(16)
 
 
+# On some processors the losses of half batches in bfloat16 differ by more than a percent from those of whole ones.
+IN_FLOAT32 = """
+from mdrn_plugin.engine import device
+
+device.multiplies_bf16 = lambda kind: False
+
+from mdrn_plugin.training.command import main
+
+raise SystemExit(main())
+"""
+
+
 def test_two_processes_compute_what_one_does(pictures: Path, tmp_path: Path) -> None:
     recipe = to_toml(dataclasses.replace(TINY, batch=4, steps=20), tmp_path / "tiny.toml")
-    run = ["run", str(recipe), "--data", str(pictures), "--threads", "1"]
+    script = tmp_path / "train.py"
+    script.write_text(IN_FLOAT32)
+    run = [str(script), "run", str(recipe), "--data", str(pictures), "--threads", "1"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    one = [sys.executable, "-m", "mdrn_plugin.training", *run, "--out", str(tmp_path / "one")]
+    one = [sys.executable, *run, "--out", str(tmp_path / "one")]
     assert subprocess.run(one, env=environment).returncode == 0
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    two = [*torchrun, "-m", "mdrn_plugin.training", *run, "--out", str(tmp_path / "two")]
+    two = [*torchrun, *run, "--out", str(tmp_path / "two")]
     done = subprocess.run(two, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     losses = [[x["loss"] for x in read_log(tmp_path / k) if "loss" in x] for k in ("one", "two")]
-    assert losses[0] == pytest.approx(losses[1], rel=0.01)  # bfloat16, sums in another order
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)  # sums in another order
     name = f"{TINY.name}.safetensors"
     a, b = (load_file(tmp_path / k / name) for k in ("one", "two"))
     distance = torch.cat([(a[k].float() - b[k].float()).flatten() for k in a]).norm()
