@@ -39,7 +39,7 @@ def test_share_refuses_unequal_parts() -> None:
         Ranks(0, 3).share(16)
 
 
-# On some processors the losses of half batches in bfloat16 differ by more than a percent from those of whole ones.
+# In bfloat16 the losses of halves of a batch may differ from those of the whole by more than a percent.
 IN_FLOAT32 = """
 from mdrn_plugin.engine import device
 
