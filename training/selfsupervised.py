@@ -62,6 +62,7 @@ _PHASES = 6  # px; the blind-spot network splits patches of multiples of it with
 _LARGE = 21 * _PHASES  # px, side of the patches it learns from
 _CHECKS = 10  # evaluations on the held-back parts per stage
 _SAVE_EVERY = 180.0  # s
+_STATE = 2  # counts up with what a state holds: an older one is not gone on from
 _DENOISED = 12_000_000  # px of Bayes results that the student learns from at most: about a minute
 _GROUPS = 32  # of pixels by how sure the network is of them
 _SURE_STEP = 1e-3  # of the Monte Carlo divergence, white = 1
@@ -508,7 +509,7 @@ class _Stage:
     def run(self, folder: Path, options: SelfOptions, log: _Log, best: float = math.inf) -> float:
         """Train to the end of the stage; the network then has the best weights seen."""
         file = folder / f"{self.name}.safetensors"
-        identity = json.dumps([dataclasses.asdict(options), self.inputs])
+        identity = json.dumps([_STATE, dataclasses.asdict(options), self.inputs])
         step, spent, champion = 0, 0.0, _copy(self.network)
         average = _copy(self.network)
         if file.is_file():

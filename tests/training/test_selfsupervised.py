@@ -188,6 +188,22 @@ def test_blind_spot_network_learns_from_larger_patches(
     assert not torch.equal(data.large(3), data.large(4))
 
 
+@pytest.mark.parametrize("noise", ["poisson-gaussian", "multivariate"])
+def test_blind_spot_network_learns_other_laws_and_goes_on(noise: str, tmp_path: Path) -> None:
+    colours = 3 if noise == "multivariate" else 1
+    rng = np.random.default_rng(3)
+    planes = [rng.random((colours, 96, 96)).astype(np.float32) for _ in range(2)]
+    options = selfsupervised.SelfOptions(name="x", **QUICK)
+    first = selfsupervised.learn_blind_spot(planes, 0.1, noise, tmp_path, options)
+    assert first.noise == noise
+    log = (tmp_path / "log.jsonl").read_text()
+    assert {json.loads(line)["stage"] for line in log.splitlines()} == {"mean", "noise"}
+    again = selfsupervised.learn_blind_spot(planes, 0.1, noise, tmp_path, options)
+    assert (tmp_path / "log.jsonl").read_text() == log  # nothing was learnt twice
+    states = zip(first.state_dict().values(), again.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in states)
+
+
 def test_what_is_kept_is_an_average_over_steps(
     noisy: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
