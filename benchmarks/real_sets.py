@@ -1,9 +1,10 @@
-"""Real noise of phones and cameras: the SIDD validation set, and submissions for the DND benchmark.
+"""Real noise of phones, cameras and microscopes: SIDD's validation set, submissions for DND, and FMD.
 
     python benchmarks/real_sets.py sidd DIR [--raw] [--limit N]
     python benchmarks/real_sets.py dnd DIR --out FOLDER [--raw] [--limit N]
+    python benchmarks/real_sets.py fmd DIR [--limit N]
 
-Both sets must be had from their makers; neither is part of this project, and nothing here was trained
+The sets must be had from their makers; none is part of this project, and nothing here was trained
 on them. Everything runs blindly, as `mdrn-batch` would, one block or crop at a time.
 
 SIDD (Abdelhamed, Lin, Brown, CVPR 2018): DIR holds ``ValidationNoisyBlocksSrgb.mat`` and
@@ -13,6 +14,10 @@ and SSIM over the blocks, before and after, and the share of blocks that came ou
 DND (Plötz, Roth, CVPR 2017): DIR holds ``info.mat`` and ``images_srgb/0001.mat`` to ``0050.mat`` (or
 ``images_raw``). Its truth is not public: written are the 50 files that its server takes, ``NNNN.mat``
 with the 20 crops of a picture.
+
+FMD (Zhang, Zhu, Nichols, Wang, Zhang, Smith, Howard, CVPR 2019): DIR is its mixed test set of single frames,
+with ``raw/NAME.png`` and ``gt/NAME.png`` (12 kinds of 4 frames, 512 x 512, 8 bit; the mean of 50 frames is the
+truth). Printed: mean PSNR per kind and over all, before and after, as published (whole frames, peak 255).
 
 RAW blocks of SIDD come without their pattern: the two greens are found as the diagonal pair whose means
 are nearer to each other; which of the others is red is left open, as it does not matter for denoising. RAW
@@ -149,6 +154,43 @@ def denoise_planes(
     return out
 
 
+def fmd_pairs(folder: Path, limit: int | None = None) -> Iterator[tuple[str, NDArray[Any], NDArray[Any]]]:
+    """Yield (name, noisy, truth) of FMD's mixed test set, uint8 (Y, X); `limit` counts frames of a kind.
+
+    Raises
+    ------
+    BadOption
+        There are no such pairs.
+    """
+    import imageio.v3 as iio
+
+    files = sorted((folder / "raw").glob("*.png"))
+    if not files:
+        raise BadOption(f"{folder}: no raw/NAME.png there; get FMD's test_mix from its makers")
+    for file in files:
+        if limit is not None and int(file.stem.rpartition("_")[2]) > limit:
+            continue
+        truth = folder / "gt" / file.name
+        if not truth.is_file():
+            raise BadOption(f"{truth}: missing; get FMD's test_mix from its makers")
+        yield file.stem, iio.imread(file), iio.imread(truth)
+
+
+def _fmd(chosen: argparse.Namespace) -> None:
+    from quality import psnr
+
+    kinds: dict[str, list[tuple[float, float]]] = {}
+    for name, noisy, truth in fmd_pairs(chosen.folder, chosen.limit):
+        result = mdrn_plugin.denoise(noisy, quality=chosen.quality)
+        y, z, x = (np.asarray(v, np.float64) / 255 for v in (noisy, result, truth))
+        kinds.setdefault(name.rpartition("_")[0], []).append((psnr(y, x), psnr(z, x)))
+    for kind, rows in kinds.items():
+        before, after = np.mean(rows, axis=0)
+        print(f"{kind}: {before:.2f} -> {after:.2f} dB ({after - before:+.2f})")
+    before, after = np.mean([row for rows in kinds.values() for row in rows], axis=0)
+    print(f"all: {before:.2f} -> {after:.2f} dB ({after - before:+.2f})")
+
+
 def _sidd(chosen: argparse.Namespace) -> None:
     from quality import psnr
     from skimage.metrics import structural_similarity
@@ -200,11 +242,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     sets = parser.add_subparsers(required=True, metavar="SET")
-    for name, run in (("sidd", _sidd), ("dnd", _dnd)):
+    for name, run in (("sidd", _sidd), ("dnd", _dnd), ("fmd", _fmd)):
         one = sets.add_parser(name)
         one.add_argument("folder", type=Path)
-        one.add_argument("--raw", action="store_true", help="mosaics instead of finished pictures")
-        one.add_argument("--limit", type=int, help="only so many blocks of a scene, or pictures")
+        if name != "fmd":
+            one.add_argument("--raw", action="store_true", help="mosaics instead of finished pictures")
+        one.add_argument("--limit", type=int, help="only so many blocks of a scene, pictures, or frames of a kind")
         one.add_argument("--quality", default="balanced")
         if name == "dnd":
             one.add_argument("--out", type=Path, required=True, help="folder of the submission")

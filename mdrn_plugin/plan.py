@@ -389,7 +389,11 @@ def _step(
 ) -> Step:
     unit = facts.range.white - facts.range.black
     photo = _photo_model(facts, profile, joint, options, zoo)
-    route = _as_photo(facts, profile) if photo else _route(facts, spread, profile, options, notes)
+    correlated = _correlated_model(profile, joint, options, zoo)
+    if photo:
+        route = _as_photo(facts, profile)
+    else:
+        route = _route(facts, spread, profile, options, notes, fill=correlated is None)
     black, gain = route.black, route.gain
     sigma_255 = route.sigma * gain * 255
     silent = _pooled(profile.sigma) * unit * _mapping(facts, spread)[1] * 255 < NO_NOISE_255
@@ -399,6 +403,8 @@ def _step(
     stabilised = _stabilised_model(route, smooth, joint, options, zoo)
     if photo:
         descriptor, reason = photo, "blind to the level; for finished photographs"
+    elif correlated:
+        descriptor, reason = correlated, f"noise {sigma_255:.1f}/255; for noise whose neighbours are alike"
     elif stabilised:
         descriptor, reason = stabilised
     else:
@@ -425,7 +431,7 @@ def within_range(
 ) -> tuple[float, float]:
     """Return gain and noise that the network sees: contrast is reduced if the noise is above all models."""
     top = max(d.band_255[1] for d in zoo.descriptors if d.colours == descriptor.colours)
-    limit = descriptor.trained_255[1] if options.model else top
+    limit = descriptor.trained_255[1] if options.model or descriptor.tier == "correlated" else top
     if sigma_255 <= limit:
         return gain, sigma_255
     doubts.append(
@@ -478,9 +484,18 @@ class _Route:
 
 
 def _route(
-    facts: Facts, spread: tuple[float, float], profile: NoiseProfile, options: Options, notes: list[str]
+    facts: Facts,
+    spread: tuple[float, float],
+    profile: NoiseProfile,
+    options: Options,
+    notes: list[str],
+    *,
+    fill: bool,
 ) -> _Route:
-    """Decide between the noise as it is, stabilised, and filled up to white."""
+    """Decide between the noise as it is, stabilised, and filled up to white.
+
+    Without `fill` correlated noise stays as it is: the model knows it.
+    """
     unit = facts.range.white - facts.range.black
     black, gain = _mapping(facts, spread)
     plain = _Route(_pooled(profile.sigma) * unit, black, gain)
@@ -499,12 +514,16 @@ def _route(
     sigma = 1.0
     reasons = [why] if why else []
     if spectra:
-        sigma = _pooled(tuple(fill_level(s) for s in spectra))
-        across, down = profile.correlation
-        reasons.append(
-            f"noise correlated by {across:.2f} across and {down:.2f} down: filled up to white noise of "
-            f"{sigma:.2f} times its strength for the network, and detail put back behind it"
-        )
+        alike = "noise correlated by {:.2f} across and {:.2f} down: ".format(*profile.correlation)
+        if fill:
+            sigma = _pooled(tuple(fill_level(s) for s in spectra))
+            reasons.append(
+                f"{alike}filled up to white noise of {sigma:.2f} times its strength for the network, and "
+                "detail put back behind it"
+            )
+        else:
+            spectra = ()
+            reasons.append(f"{alike}left as it is for a model trained on such noise")
     black, gain = _stabilised_mapping(in_file, spread, (black, gain))
     return _Route(sigma, black, gain, in_file, spectra, "; ".join(reasons))
 
@@ -526,6 +545,23 @@ def _photo_model(
     if options.noise_model != "auto" or options.quality == "fast":
         return None
     return next((d for d in zoo.descriptors if d.tier == "photo" and d.colours == 3), None)
+
+
+def _correlated_model(
+    profile: NoiseProfile, joint: bool, options: Options, zoo: Zoo
+) -> Descriptor | None:
+    """Return the gray model for correlated noise if it is asked for, or if the noise is correlated.
+
+    The fast tier keeps to its own network.
+    """
+    if options.model is not None:
+        chosen = zoo.get(options.model)
+        return chosen if chosen.tier == "correlated" and not joint and chosen.colours == 1 else None
+    if joint or options.quality == "fast" or options.noise_model not in ("auto", "correlated"):
+        return None
+    if not profile.spectra:
+        return None
+    return next((d for d in zoo.descriptors if d.tier == "correlated" and d.colours == 1), None)
 
 
 def _stabilised_model(

@@ -51,7 +51,7 @@ class Recipe:
     architecture: str = "mdrn"  # key of the networks' registry
     widths: tuple[int, ...] = ()  # channels of each level, for networks that have several
     block: str = "attention"  # MWRCANet: "attention", "residual" (MWResNet) or "dense"
-    degrade: str = "awgn"  # kind of noise: "awgn", "photons", "raw" or "camera-jpeg"; see `degrade`
+    degrade: str = "awgn"  # kind of noise, one of `degrade.KINDS`
 
 
 def describe(recipe: Recipe) -> dict[str, Any]:
