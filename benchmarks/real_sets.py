@@ -2,6 +2,7 @@
 
     python benchmarks/real_sets.py sidd DIR [--raw] [--limit N]
     python benchmarks/real_sets.py dnd DIR --out FOLDER [--raw] [--limit N]
+    python benchmarks/real_sets.py cameras DIR [--every N]
     python benchmarks/real_sets.py fmd DIR [--limit N]
 
 The sets must be had from their makers; none is part of this project, and nothing here was trained
@@ -15,9 +16,13 @@ DND (Plötz, Roth, CVPR 2017): DIR holds ``info.mat`` and ``images_srgb/0001.mat
 ``images_raw``). Its truth is not public: written are the 50 files that its server takes, ``NNNN.mat``
 with the 20 crops of a picture.
 
+CC (Nam, Hwang, Matsushita, Kim, CVPR 2016; the 15 crops of Xu et al., ICCV 2017) and PolyU (Xu, Li, Liang,
+Zhang, Zhang, 2018; 100 crops): DIR holds ``NAME_real.EXT`` and ``NAME_mean.EXT``, a camera's picture and the
+mean of many. Printed: mean PSNR before and after, and how many came out worse or untouched.
+
 FMD (Zhang, Zhu, Nichols, Wang, Zhang, Smith, Howard, CVPR 2019): DIR is its mixed test set of single frames,
-with ``raw/NAME.png`` and ``gt/NAME.png`` (12 kinds of 4 frames, 512 x 512, 8 bit; the mean of 50 frames is the
-truth). Printed: mean PSNR per kind and over all, before and after, as published (whole frames, peak 255).
+with ``raw/NAME.png`` and ``gt/NAME.png`` (12 kinds of 4 frames, 512 x 512, 8 bit; the mean of 50 frames is
+the truth). Printed: mean PSNR per kind and over all, before and after, as published (whole frames, peak 255).
 
 RAW blocks of SIDD come without their pattern: the two greens are found as the diagonal pair whose means
 are nearer to each other; which of the others is red is left open, as it does not matter for denoising. RAW
@@ -154,6 +159,43 @@ def denoise_planes(
     return out
 
 
+def camera_pairs(folder: Path) -> list[tuple[Path, Path]]:
+    """Return the files of pictures and their truths, NAME_real and NAME_mean.
+
+    Raises
+    ------
+    BadOption
+        There are none, or a truth is missing.
+    """
+    files = sorted(folder.glob("*_real.*"))
+    if not files:
+        raise BadOption(f"{folder}: no NAME_real.EXT there; get CC or PolyU from their makers")
+    pairs = [(f, f.with_name(f.name.replace("_real.", "_mean."))) for f in files]
+    for _, truth in pairs:
+        if not truth.is_file():
+            raise BadOption(f"{truth}: missing; get CC or PolyU from their makers")
+    return pairs
+
+
+def _cameras(chosen: argparse.Namespace) -> None:
+    from quality import psnr
+
+    rows = []
+    for file, truth in camera_pairs(chosen.folder)[:: chosen.every]:
+        noisy = mdrn_plugin.read(file)
+        result = mdrn_plugin.denoise(noisy.pixels, axes="YXS", quality=chosen.quality)
+        y, z, x = (
+            np.asarray(v, np.float64) / 255 for v in (noisy.pixels, result, mdrn_plugin.read(truth).pixels)
+        )
+        rows.append((psnr(y, x), psnr(z, x)))
+        print(f"{file.stem}: {rows[-1][0]:.2f} -> {rows[-1][1]:.2f} dB", flush=True)
+    table = np.array(rows)
+    before, after = table.mean(0)
+    worse, same = int(np.sum(table[:, 1] < table[:, 0])), int(np.sum(table[:, 1] == table[:, 0]))
+    print(f"\n{len(rows)} pictures: {before:.2f} -> {after:.2f} dB ({after - before:+.2f})")
+    print(f"{worse} came out worse, {same} untouched")
+
+
 def fmd_pairs(folder: Path, limit: int | None = None) -> Iterator[tuple[str, NDArray[Any], NDArray[Any]]]:
     """Yield (name, noisy, truth) of FMD's mixed test set, uint8 (Y, X); `limit` counts frames of a kind.
 
@@ -242,12 +284,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     sets = parser.add_subparsers(required=True, metavar="SET")
-    for name, run in (("sidd", _sidd), ("dnd", _dnd), ("fmd", _fmd)):
+    for name, run in (("sidd", _sidd), ("dnd", _dnd), ("cameras", _cameras), ("fmd", _fmd)):
         one = sets.add_parser(name)
         one.add_argument("folder", type=Path)
-        if name != "fmd":
+        if name in ("sidd", "dnd"):
             one.add_argument("--raw", action="store_true", help="mosaics instead of finished pictures")
-        one.add_argument("--limit", type=int, help="only so many blocks of a scene, pictures, or frames of a kind")
+        if name == "cameras":
+            one.add_argument("--every", type=int, default=1, help="only each so many-th picture")
+        one.add_argument("--limit", type=int, help="only so many blocks of a scene, pictures, or frames")
         one.add_argument("--quality", default="balanced")
         if name == "dnd":
             one.add_argument("--out", type=Path, required=True, help="folder of the submission")

@@ -547,9 +547,7 @@ def _photo_model(
     return next((d for d in zoo.descriptors if d.tier == "photo" and d.colours == 3), None)
 
 
-def _correlated_model(
-    profile: NoiseProfile, joint: bool, options: Options, zoo: Zoo
-) -> Descriptor | None:
+def _correlated_model(profile: NoiseProfile, joint: bool, options: Options, zoo: Zoo) -> Descriptor | None:
     """Return the gray model for correlated noise if it is asked for, or if the noise is correlated.
 
     The fast tier keeps to its own network.

@@ -303,7 +303,10 @@ CORRELATED_ZOO = Zoo(Path(), (*ZOO.descriptors, _descriptor(1, 0, 90, "correlate
 
 
 def _camera(
-    options: Options | None = None, sigma: float = 0.04, spectra: tuple[Any, ...] = (SPECTRUM,), **changes: Any
+    options: Options | None = None,
+    sigma: float = 0.04,
+    spectra: tuple[Any, ...] = (SPECTRUM,),
+    **changes: Any,
 ) -> Plan:
     facts = dataclasses.replace(_facts(), **changes)
     curve = NoiseCurve("constant", 0.0, 0.0, mean=sigma**2)

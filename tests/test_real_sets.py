@@ -1,4 +1,4 @@
-"""Loaders of SIDD and DND, on tiny files of the same layout."""
+"""Loaders of the sets of real noise, on tiny files of the same layout."""
 
 from __future__ import annotations
 
@@ -119,6 +119,37 @@ def test_planes_are_denoised_where_they_lie(sets: ModuleType) -> None:
     noisy = (clean + rng.normal(0, np.sqrt(1e-2 * clean + 1e-4))).astype(np.float32)
     found = sets.denoise_planes(noisy, (1e-2, 1e-4), threads=1)
     assert np.mean((found - clean) ** 2) < 0.1 * np.mean((noisy - clean) ** 2)
+
+
+def test_pictures_of_cameras_are_paired_with_their_truths(sets: ModuleType, tmp_path: Path) -> None:
+    for name in ("b_real.png", "b_mean.png", "a_real.JPG", "a_mean.JPG", "a_ours.JPG"):
+        (tmp_path / name).touch()
+    found = [(noisy.name, truth.name) for noisy, truth in sets.camera_pairs(tmp_path)]
+    assert found == [("a_real.JPG", "a_mean.JPG"), ("b_real.png", "b_mean.png")]
+    (tmp_path / "b_mean.png").unlink()
+    with pytest.raises(BadOption, match="b_mean"):
+        sets.camera_pairs(tmp_path)
+
+
+def test_fmd_frames_are_paired_and_limited_by_kind(sets: ModuleType, tmp_path: Path) -> None:
+    import imageio.v3 as iio
+
+    for k, name in enumerate(("Confocal_FISH_1", "Confocal_FISH_2", "WideField_BPAE_B_1")):
+        for kind, value in (("raw", 10 + k), ("gt", 20 + k)):
+            (tmp_path / kind).mkdir(exist_ok=True)
+            iio.imwrite(tmp_path / kind / f"{name}.png", np.full((8, 8), value, np.uint8))
+    found = list(sets.fmd_pairs(tmp_path))
+    assert [(name, noisy[0, 0], truth[0, 0]) for name, noisy, truth in found] == [
+        ("Confocal_FISH_1", 10, 20),
+        ("Confocal_FISH_2", 11, 21),
+        ("WideField_BPAE_B_1", 12, 22),
+    ]
+    assert [name for name, _, _ in sets.fmd_pairs(tmp_path, limit=1)] == [
+        "Confocal_FISH_1",
+        "WideField_BPAE_B_1",
+    ]
+    with pytest.raises(BadOption, match="test_mix"):
+        list(sets.fmd_pairs(tmp_path / "gt"))
 
 
 def _stamp(file: Path) -> None:

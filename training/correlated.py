@@ -80,7 +80,8 @@ def draw_spectrum(height: int, width: int, generator: torch.Generator) -> Tensor
         part = _RISING * u[6]
         power = (1 - part) * power + part * _normal((1 + (down + across) / knee**2) ** -1.5, width)
     floor = _FLOOR * u[7] ** 2
-    return (1 - floor) * power + floor
+    floored: Tensor = (1 - floor) * power + floor
+    return floored
 
 
 def _normal(power: Tensor, width: int) -> Tensor:

@@ -1,9 +1,9 @@
 """Noise put on clean pictures for training.
 
-Five kinds: white Gaussian noise (`add_awgn`); noise whose neighbours are alike (`correlated`); few photons, stabilised (`photons`); RAW mosaics of a
-simulated sensor; and finished photographs of a simulated camera, whose noise went through demosaicing, the
-camera's own noise reduction, tone curve and JPEG. Everything is a function of (seed, step) and of the
-place in the batch.
+Five kinds: white Gaussian noise (`add_awgn`); noise whose neighbours are alike (`correlated`); few photons,
+stabilised (`photons`); RAW mosaics of a simulated sensor; and finished photographs of a simulated camera,
+whose noise went through demosaicing, the camera's own noise reduction, tone curve and JPEG. Everything is a
+function of (seed, step) and of the place in the batch.
 
 Shapes: N pictures, C channels, H rows, W columns; white = 1.
 """
@@ -38,7 +38,7 @@ _XTRANS_SHARE = 0.1  # of the batches
 _SMOOTHED_SHARE = 0.6  # of the cameras reduce noise themselves
 _SHARPENED_SHARE = 0.3
 _LENS_PX = 0.7  # widest Gaussian of lens and low-pass filter in front of the sensor
-_TAPS = 6  # px, radius of the kernels of the camera's own filters
+_TAPS = 10  # px, radius of the kernels of the camera's own filters
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -219,8 +219,8 @@ def draw_look(batch: int, generator: torch.Generator) -> Look:
     which = int(torch.randint(len(BAYER), (1,), generator=generator))
     return Look(
         pattern="XTRANS" if float(of_batch[0]) < _XTRANS_SHARE else BAYER[which],
-        luma_px=0.4 + 1.8 * u[1],
-        chroma_px=0.6 + 2.9 * u[2],
+        luma_px=0.4 + 2.6 * u[1],
+        chroma_px=0.6 + 4.4 * u[2],
         luma_share=smoothed * (0.2 + 0.8 * u[3]),
         chroma_share=smoothed * (0.4 + 0.6 * u[4]),
         sharpening=(u[5] < _SHARPENED_SHARE) * (u[5] / _SHARPENED_SHARE),

@@ -102,9 +102,11 @@ class NoiseCurve:
             Any shape; fraction of white minus black.
         """
         if self.kind == "constant":
-            return np.full(np.shape(signal), self.mean)
+            return np.full(np.shape(signal), max(self.mean, 1e-20))
         if self.kind == "curve":
-            return np.interp(signal, self.levels, self.variances)
+            # Areas that compression made flat have none at all.
+            least = max(1e-3 * max(self.variances), 1e-20)
+            return np.maximum(np.interp(signal, self.levels, self.variances), least)
         found = self.gain * np.asarray(signal, np.float64) + self.offset
         top = max(self.gain * s + self.offset for s in self.span)
         return np.asarray(np.maximum(found, max(1e-3 * top, 1e-20)))

@@ -7,6 +7,7 @@ import pytest
 
 from mdrn_plugin.noise import NoiseCurve, estimate_noise
 from mdrn_plugin.noise.curve import _monotone, _Sets
+from mdrn_plugin.noise.stabilise import stabiliser
 from mdrn_plugin.picture import Picture, ValueRange
 
 UNIT = ValueRange(0.0, 1.0, "test")
@@ -216,6 +217,25 @@ def test_curve_rescaled_there_and_back_is_itself():
     back = there.rescaled(-100 / 4095, 1 / 4095)
     assert (back.gain, back.offset) == pytest.approx((0.02, 0.001))
     assert curve.stronger(4.0).variance(signal) == pytest.approx(4 * curve.variance(signal))
+
+
+@pytest.mark.parametrize(
+    "curve",
+    [
+        NoiseCurve("constant", 0.0, 0.0, mean=0.0),
+        NoiseCurve("curve", 0.0, 0.0, levels=(0.1, 0.5, 0.9), variances=(0.0, 0.0, 1e-3), mean=3e-4),
+        NoiseCurve("curve", 0.0, 0.0, levels=(0.1, 0.5, 0.9), variances=(0.0, 0.0, 0.0), mean=0.0),
+    ],
+    ids=["constant", "partly", "wholly"],
+)
+def test_no_noise_at_some_tones_still_has_a_transform_and_back(curve):
+    """Compression leaves areas without any."""
+    signal = np.linspace(0.1, 0.9, 9)
+    assert np.all(curve.variance(signal) > 0)
+    with np.errstate(all="raise"):
+        values = stabiliser(curve).forward(signal)
+    assert np.all(np.diff(values) > 0)
+    assert np.all(np.isfinite(stabiliser(curve).inverse(values)))
 
 
 def test_monotone_is_the_nearest_monotone_sequence():
