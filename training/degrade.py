@@ -37,6 +37,10 @@ _SUBSAMPLED_SHARE = 0.65  # of the batches are 4:2:0
 _XTRANS_SHARE = 0.1  # of the batches
 _SMOOTHED_SHARE = 0.6  # of the cameras reduce noise themselves
 _SHARPENED_SHARE = 0.3
+# Of the pictures were made smaller after the camera, as most on the web are: nothing is left of the
+# interpolation of colours, they are sharp to the pixel, and this much of the noise's variance is left.
+_SMALLER_SHARE = 0.3
+_SMALLER_VARIANCE = (0.0, 0.4)
 _LENS_PX = 0.7  # widest Gaussian of lens and low-pass filter in front of the sensor
 _TAPS = 10  # px, radius of the kernels of the camera's own filters
 
@@ -127,7 +131,8 @@ def degrade(
     if kind == "raw":
         return _raw_pair(unprocess(x_NCHW, cameras), gain, offset, levels[share], each, packed=packed)
     look = draw_look(batch, generator)
-    width = (_LENS_PX * torch.rand(batch, 1, generator=generator))[share].clamp_min(0.05)
+    width = _LENS_PX * torch.rand(batch, 1, generator=generator)
+    width = torch.where(look.left[:, None] < 0, width, 0.0)[share].clamp_min(0.05)
     raw = unprocess(blur(x_NCHW, width.expand(-1, 3)), cameras)
     return photograph(raw, cameras, gain, offset, each, look, share)
 
@@ -192,6 +197,8 @@ class Look:
         Of the JPEG, 1 to 100.
     plain : Tensor, bool
         8 bits, but not JPEG.
+    left : Tensor
+        Share of the noise's variance that is left in a picture that was made smaller; negative: it was not.
     subsample : bool
         4:2:0 rather than 4:4:4.
     offset : pair of int
@@ -206,13 +213,15 @@ class Look:
     sharpening: Tensor
     quality: Tensor
     plain: Tensor
+    left: Tensor
     subsample: bool
     offset: tuple[int, int]
 
 
 def draw_look(batch: int, generator: torch.Generator) -> Look:
     """Return how random cameras make their pictures."""
-    u = torch.rand(8, batch, generator=generator)
+    u = torch.rand(9, batch, generator=generator)
+    low, high = _SMALLER_VARIANCE
     of_batch = torch.rand(3, generator=generator)
     smoothed = (u[0] < _SMOOTHED_SHARE).float()
     offset = torch.randint(16, (2,), generator=generator)
@@ -226,6 +235,7 @@ def draw_look(batch: int, generator: torch.Generator) -> Look:
         sharpening=(u[5] < _SHARPENED_SHARE) * (u[5] / _SHARPENED_SHARE),
         quality=(_QUALITY[0] + (_QUALITY[1] - _QUALITY[0]) * u[6]).round(),
         plain=u[7] < _PLAIN_SHARE,
+        left=torch.where(u[8] < _SMALLER_SHARE, low + (high - low) * u[8] / _SMALLER_SHARE, -1.0),
         subsample=float(of_batch[1]) < _SUBSAMPLED_SHARE,
         offset=(int(offset[0]), int(offset[1])),
     )
@@ -264,8 +274,14 @@ def photograph(
     # change by the same steps where a picture is neutral.
     balance = mosaic(cameras.gains.expand_as(raw_N3HW), look.pattern)
     both = demosaic(torch.cat([mosaiced * balance, noisy * balance]), look.pattern)
+    smaller = (look.left[share] >= 0)[:, None, None, None]
+    if bool(smaller.any()):
+        left = look.left[share].clamp_min(0)
+        whole = sensor_noise(raw_N3HW, gain * left, offset * left, each)
+        whole = torch.cat([raw_N3HW, whole]) * cameras.gains.repeat(2, 1, 1, 1)
+        both = torch.where(smaller.repeat(2, 1, 1, 1), whole, both)
     clean, noisy = (develop(x, cameras) for x in (both[:count], both[count:]))
-    noise = _smooth_noise(noisy - clean, look, share)
+    noise = torch.where(smaller, noisy - clean, _smooth_noise(noisy - clean, look, share))
     sharpening = look.sharpening[share][:, None, None, None]
     if bool((sharpening > 0).any()):
         width = torch.ones(count, 3)
