@@ -28,8 +28,9 @@ _TIERS = {"fast": "fast", "balanced": "balanced", "best": "best", "best+": "best
 _FALLBACK = {"fast": ("balanced", "best"), "balanced": ("best", "fast"), "best": ("balanced", "fast")}
 
 # Pictures whose values spread over this share of black..white are taken as they are; others are
-# scaled so that their spread fills the range, the range the networks were trained on.
-_NATURAL_SPREAD = (0.2, 2.0)
+# scaled so that their spread fills the range, the range the networks were trained on. A picture of full
+# contrast under the strongest noise that the models know (90 of 255) spreads over 1 + 6.2 * 90 / 255 = 3.2.
+_NATURAL_SPREAD = (0.2, 3.3)
 # The same for floats in units of a power of ten other than 1: less certain, so closer to 1.
 _DECADE_SPREAD = 0.4
 
