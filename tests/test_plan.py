@@ -82,7 +82,8 @@ def test_resolve_noise_above_the_range_reduces_contrast_and_says_so() -> None:
 
 def test_resolve_strongest_noise_in_a_picture_of_full_contrast_is_seen_as_it_is() -> None:
     """Noise of 90 reaches a unit beyond black and white on either side; that is no reason to scale it."""
-    step = _resolve(90, spread=((-1.09, 2.09),)).steps[0]
+    given = ValueRange(0.0, 1.0, "given", given=True)
+    step = _resolve(90, range=given, spread=((-1.09, 2.09),)).steps[0]
     assert (step.model, step.black, step.gain) == ("mdrn-2b-gray-60-90", 0.0, 1.0)
 
 
