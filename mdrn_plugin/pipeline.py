@@ -170,7 +170,7 @@ def carry_out(
     if _does_something(plan) and picture.mosaic is not None:
         check = raw.check_mosaic(picture, denoised, profiles[0], plan)
     elif _does_something(plan):
-        check = check_residual(picture, denoised, profiles, plan.strength)
+        check = check_residual(picture, denoised, profiles, plan.strength, blind=plan.blind)
     verdict, reasons = judge(check, carried_out.doubts, blind=carried_out.blind)
     return Result(denoised, profiles, carried_out, check, verdict, reasons, time.perf_counter() - began)
 

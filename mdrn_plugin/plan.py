@@ -170,6 +170,8 @@ class Step:
         stabilised by them before the network, and brought back behind it. Empty: not stabilised.
     spectra : tuple of Spectrum
         Of correlated noise, each sample: it is filled up to white noise. Empty: white as it is.
+    buried : bool
+        Hardly any fine detail stands out of that noise: it is filled up to its highest power.
     route : str
         In words why it is stabilised or filled up; empty if neither.
     backend : str
@@ -190,6 +192,7 @@ class Step:
     reason: str
     curves: tuple[NoiseCurve, ...] = ()
     spectra: tuple[Spectrum, ...] = ()
+    buried: bool = False
     route: str = ""
     backend: str = "torch"
     blind: bool = False
@@ -390,22 +393,18 @@ def _step(
 ) -> Step:
     unit = facts.range.white - facts.range.black
     photo = _photo_model(facts, profile, joint, options, zoo)
-    correlated = _correlated_model(profile, joint, options, zoo)
-    if photo:
-        route = _as_photo(facts, profile)
-    else:
-        route = _route(facts, spread, profile, options, notes, fill=correlated is None)
+    route = _as_photo(facts, profile) if photo else _route(facts, spread, profile, options, notes)
     black, gain = route.black, route.gain
     sigma_255 = route.sigma * gain * 255
-    silent = _pooled(profile.sigma) * unit * _mapping(facts, spread)[1] * 255 < NO_NOISE_255
+    # JPEG wipes the noise out of flat areas, where it is measured, and leaves it in the others.
+    silent = photo is None or not facts.jpeg
+    silent = silent and _pooled(profile.sigma) * unit * _mapping(facts, spread)[1] * 255 < NO_NOISE_255
     if options.model is None and (silent or options.strength == 0):
         reason = "no noise found, passed through" if options.strength else "strength 0, passed through"
         return Step(None, "", sigma_255, black, gain, TILE_CPU, 0, 8, reason)
     stabilised = _stabilised_model(route, smooth, joint, options, zoo)
     if photo:
         descriptor, reason = photo, "blind to the level; for finished photographs"
-    elif correlated:
-        descriptor, reason = correlated, f"noise {sigma_255:.1f}/255; for noise whose neighbours are alike"
     elif stabilised:
         descriptor, reason = stabilised
     else:
@@ -422,6 +421,7 @@ def _step(
         reason=reason,
         curves=route.curves,
         spectra=route.spectra,
+        buried=route.buried,
         route=route.reason,
         blind=photo is not None,
     )
@@ -432,7 +432,7 @@ def within_range(
 ) -> tuple[float, float]:
     """Return gain and noise that the network sees: contrast is reduced if the noise is above all models."""
     top = max(d.band_255[1] for d in zoo.descriptors if d.colours == descriptor.colours)
-    limit = descriptor.trained_255[1] if options.model or descriptor.tier == "correlated" else top
+    limit = descriptor.trained_255[1] if options.model else top
     if sigma_255 <= limit:
         return gain, sigma_255
     doubts.append(
@@ -482,21 +482,13 @@ class _Route:
     curves: tuple[NoiseCurve, ...] = ()
     spectra: tuple[Spectrum, ...] = ()
     reason: str = ""
+    buried: bool = False
 
 
 def _route(
-    facts: Facts,
-    spread: tuple[float, float],
-    profile: NoiseProfile,
-    options: Options,
-    notes: list[str],
-    *,
-    fill: bool,
+    facts: Facts, spread: tuple[float, float], profile: NoiseProfile, options: Options, notes: list[str]
 ) -> _Route:
-    """Decide between the noise as it is, stabilised, and filled up to white.
-
-    Without `fill` correlated noise stays as it is: the model knows it.
-    """
+    """Decide between the noise as it is, stabilised, and filled up to white."""
     unit = facts.range.white - facts.range.black
     black, gain = _mapping(facts, spread)
     plain = _Route(_pooled(profile.sigma) * unit, black, gain)
@@ -515,18 +507,17 @@ def _route(
     sigma = 1.0
     reasons = [why] if why else []
     if spectra:
-        alike = "noise correlated by {:.2f} across and {:.2f} down: ".format(*profile.correlation)
-        if fill:
-            sigma = _pooled(tuple(fill_level(s) for s in spectra))
-            reasons.append(
-                f"{alike}filled up to white noise of {sigma:.2f} times its strength for the network, and "
-                "detail put back behind it"
-            )
-        else:
-            spectra = ()
-            reasons.append(f"{alike}left as it is for a model trained on such noise")
+        sigma = _pooled(tuple(fill_level(s, buried=profile.buried) for s in spectra))
+        across, down = profile.correlation
+        hidden = ", as hardly any fine detail stands out of it," if profile.buried else ""
+        reasons.append(
+            f"noise correlated by {across:.2f} across and {down:.2f} down: filled up to white noise of "
+            f"{sigma:.2f} times its strength for the network{hidden or ','} and detail put back behind it"
+        )
     black, gain = _stabilised_mapping(in_file, spread, (black, gain))
-    return _Route(sigma, black, gain, in_file, spectra, "; ".join(reasons))
+    return _Route(
+        sigma, black, gain, in_file, spectra, "; ".join(reasons), buried=bool(spectra) and profile.buried
+    )
 
 
 def _photo_model(
@@ -546,21 +537,6 @@ def _photo_model(
     if options.noise_model != "auto" or options.quality == "fast":
         return None
     return next((d for d in zoo.descriptors if d.tier == "photo" and d.colours == 3), None)
-
-
-def _correlated_model(profile: NoiseProfile, joint: bool, options: Options, zoo: Zoo) -> Descriptor | None:
-    """Return the gray model for correlated noise if it is asked for, or if the noise is correlated.
-
-    The fast tier keeps to its own network.
-    """
-    if options.model is not None:
-        chosen = zoo.get(options.model)
-        return chosen if chosen.tier == "correlated" and not joint and chosen.colours == 1 else None
-    if joint or options.quality == "fast" or options.noise_model not in ("auto", "correlated"):
-        return None
-    if not profile.spectra:
-        return None
-    return next((d for d in zoo.descriptors if d.tier == "correlated" and d.colours == 1), None)
 
 
 def _stabilised_model(

@@ -128,7 +128,8 @@ def test_shipped_models_are_intact_and_say_their_limits() -> None:
             assert descriptor.halo == exact_halo(settings["blocks"], settings.get("unshuffle", 1))
         else:
             assert (descriptor.halo, descriptor.stride) == (network.halo, network.stride)
-        assert descriptor.trained_255[0] <= descriptor.band_255[0] + 1e-6
+        # Gray 10-20, trained from 8.7 on, is as good as its neighbour at 7 (docs/decisions/0007).
+        assert descriptor.trained_255[0] <= descriptor.band_255[0] + 1.75
         assert descriptor.trained_255[1] >= descriptor.band_255[1]
 
 

@@ -1,9 +1,9 @@
 """Noise put on clean pictures for training.
 
-Five kinds: white Gaussian noise (`add_awgn`); noise whose neighbours are alike (`correlated`); few photons,
-stabilised (`photons`); RAW mosaics of a simulated sensor; and finished photographs of a simulated camera,
-whose noise went through demosaicing, the camera's own noise reduction, tone curve and JPEG. Everything is a
-function of (seed, step) and of the place in the batch.
+Four kinds: white Gaussian noise (`add_awgn`); few photons, stabilised (`photons`); RAW mosaics of a
+simulated sensor; and finished photographs of a simulated camera, whose noise went through demosaicing, the
+camera's own noise reduction, tone curve and JPEG. Everything is a function of (seed, step) and of the
+place in the batch.
 
 Shapes: N pictures, C channels, H rows, W columns; white = 1.
 """
@@ -19,12 +19,11 @@ from torch.nn import functional
 from mdrn_plugin.errors import BadOption
 
 from .camera import Cameras, add_sensor_noise, develop, draw_cameras, draw_noise, unprocess
-from .correlated import add_correlated_noise
 from .jpeg import jpeg, mix_channels
 from .mosaic import BAYER, demosaic, mosaic, pack
 from .photons import add_photon_noise
 
-KINDS = ("awgn", "correlated", "photons", "raw", "camera-jpeg")
+KINDS = ("awgn", "photons", "raw", "camera-jpeg")
 
 # px by which a crop must be larger than the patch, so that the patch's borders have been computed
 # from true neighbours and the grid of JPEG blocks begins anywhere.
@@ -102,7 +101,7 @@ def degrade(
     Parameters
     ----------
     kind : str
-        "awgn", "correlated", "photons", "raw" or "camera-jpeg".
+        "awgn", "photons", "raw" or "camera-jpeg".
     x_NCHW : Tensor
         Clean pictures, 0..1; sRGB for the last two kinds; `margin` px larger than the pairs.
     sigma_255 : pair of float
@@ -115,13 +114,10 @@ def degrade(
     if kind == "awgn":
         noisy, sigma = add_awgn(x_NCHW, sigma_255, seed, step, batch, share)
         return Pair(noisy, x_NCHW, sigma)
-    if kind in ("correlated", "photons"):
+    if kind == "photons":
         count = batch or x_NCHW.shape[0]
         streams = [torch.Generator().manual_seed(_mix(seed, step * count + k)) for k in range(count)[share]]
-        if kind == "photons":
-            return Pair(*add_photon_noise(x_NCHW, sigma_255, streams))
-        noisy, sigma = add_correlated_noise(x_NCHW, sigma_255, streams)
-        return Pair(noisy, x_NCHW, sigma)
+        return Pair(*add_photon_noise(x_NCHW, sigma_255, streams))
     batch = batch or x_NCHW.shape[0]
     generator = torch.Generator().manual_seed(_mix(seed, step))
     cameras = draw_cameras(batch, generator).part(share)

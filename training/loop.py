@@ -512,7 +512,7 @@ class _Trainer:
 
 def picture_colours(recipe: Recipe) -> int:
     """Return the colours of the pictures that the recipe's pairs are made of: a camera needs three."""
-    return recipe.colours if recipe.degrade in ("awgn", "correlated", "photons") else 3
+    return recipe.colours if recipe.degrade in ("awgn", "photons") else 3
 
 
 def cut_to_stride(x_NCHW: Tensor, stride: int) -> Tensor:

@@ -437,7 +437,11 @@ def merge(
     noisy = dataclasses.replace(noisy, range=plan.range)
     clean = dataclasses.replace(sample_of(volume.picture, plan.windows, of=done), range=plan.range)
     works = any(step.model for step in plan.plan.steps)
-    check = check_residual(noisy, clean, plan.profiles, plan.plan.strength) if works else None
+    check = (
+        check_residual(noisy, clean, plan.profiles, plan.plan.strength, blind=plan.plan.blind)
+        if works
+        else None
+    )
     verdict, reasons = judge(check, plan.plan.doubts, blind=plan.plan.blind)
     resolved = plan.plan
     if plan.note:

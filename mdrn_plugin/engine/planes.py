@@ -59,7 +59,7 @@ def run_plan(
     if plan.mosaic is not None:
         return _run_mosaic_plan(picture, out, plan, zoo, progress, stop)
     jobs = [job_of(plan, step, zoo) for step in plan.steps]
-    routes = [Route(step.curves, step.spectra) if step.curves else None for step in plan.steps]
+    routes = [Route(step.curves, step.spectra, step.buried) if step.curves else None for step in plan.steps]
     planes = list(picture.planes())
     height, width = picture.length("Y"), picture.length("X")
     passes = 1 if plan.joint else picture.colours

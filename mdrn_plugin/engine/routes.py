@@ -40,10 +40,13 @@ class Route:
         Variance of each sample, units of the file.
     spectra : tuple of Spectrum
         Of correlated noise; empty if it is white.
+    buried : bool
+        As of `plan.Step`.
     """
 
     curves: tuple[NoiseCurve, ...]
     spectra: tuple[Spectrum, ...] = ()
+    buried: bool = False
 
     @property
     def passes(self) -> int:
@@ -52,7 +55,7 @@ class Route:
 
     def part(self, samples: slice) -> Route:
         """Return the route of some of the samples."""
-        return Route(self.curves[samples], self.spectra[samples])
+        return Route(self.curves[samples], self.spectra[samples], self.buried)
 
 
 def count_route_tiles(height: int, width: int, job: Job, route: Route) -> int:
@@ -97,7 +100,7 @@ def run_route(
             inner = run_plane(seen, out, inner, tile_done=tile_done, stop=stop)
             d_HWC += out / route.passes
         for k, spectrum in enumerate(route.spectra):
-            d_HWC[..., k] = put_detail_back(f_HWC[..., k], d_HWC[..., k], spectrum)
+            d_HWC[..., k] = put_detail_back(f_HWC[..., k], d_HWC[..., k], spectrum, buried=route.buried)
         kept = np.s_[
             piece.top - piece.read_top : piece.bottom - piece.read_top,
             piece.left - piece.read_left : piece.right - piece.read_left,
@@ -138,7 +141,9 @@ def stabilised(z_HWC: NDArray[Any], route: Route) -> NDArray[np.float32]:
 def _filling(f_HWC: NDArray[np.float32], route: Route, piece: Tile) -> NDArray[np.float32]:
     rows, columns = f_HWC.shape[:2]
     place = (piece.read_top, piece.read_left, (rows, columns))
-    return np.stack([filling_noise(s, k, *place) for k, s in enumerate(route.spectra)], axis=2)
+    return np.stack(
+        [filling_noise(s, k, *place, buried=route.buried) for k, s in enumerate(route.spectra)], axis=2
+    )
 
 
 def _bring_back(

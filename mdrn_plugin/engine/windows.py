@@ -145,7 +145,7 @@ def run_window(
         return
     # Another tile would be another plan, and the blocks of other workers have this one.
     job = dataclasses.replace(job, user_tile=True)
-    route = Route(chosen.curves, chosen.spectra) if chosen.curves else None
+    route = Route(chosen.curves, chosen.spectra, chosen.buried) if chosen.curves else None
     samples = source.shape[2]
     with threads(plan.threads):
         for part in [slice(None)] if plan.joint else [slice(s, s + 1) for s in range(samples)]:

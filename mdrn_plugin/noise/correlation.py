@@ -22,6 +22,7 @@ Measurements behind the choice: docs/decisions/0006-real-noise.md.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from typing import TYPE_CHECKING, Any
@@ -64,7 +65,31 @@ _PERIOD = 256  # px, of the noise that is added; it must only not be seen twice 
 _SHRINK = 1.2  # energy of pure noise is taken out 1.2 times: bands have few coefficients
 _BANDS = 10
 
+# Where most of a picture has no fine detail that stands out of the noise, the noise is filled up to white at
+# its highest power and detail put back with more doubt. Energy over that of the flattest blocks: at 0.19 to
+# 0.28 cycles per pixel the median of the blocks, at 0.06 to 0.12 the mean of all. Chosen on 11 DIV2K crops
+# under blurred noise and 12 wide-field frames (docs/decisions/0026).
+_FINE, _FINE_MOST = (6, 9), 1.27  # radii of the 16 x 16 DCT
+_COARSE, _COARSE_MOST = (2, 4), 2.8
+_DOUBT = 1.0  # standard deviations of a band's energy, if it were noise, that it must exceed then
+
 Spectrum = tuple[tuple[float, ...], ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Power:
+    """Correlated noise as it was measured.
+
+    Attributes
+    ----------
+    p_KK : ndarray (16, 16)
+        Variance at each frequency.
+    buried : bool
+        In most of the picture no fine detail stands out of the noise.
+    """
+
+    p_KK: Floats
+    buried: bool
 
 
 def measure_power(
@@ -74,7 +99,7 @@ def measure_power(
     scale: float,
     edges: tuple[float, ...],
     forward: Callable[[Floats], Floats],
-) -> Floats | None:
+) -> Power | None:
     """Measure the spectrum of correlated noise in the flattest blocks, over three scales.
 
     Parameters
@@ -92,10 +117,11 @@ def measure_power(
 
     Returns
     -------
-    p_KK : ndarray (16, 16) or None
+    Power or None
         Variances in the units of `forward`; None if there are no blocks to measure.
     """
     power: Floats | None = None
+    buried = False
     for pool, count in SCALES:
         side = SIDE * pool
         if min(min(p.shape[:2]) for p in parts) < 2 * side:
@@ -111,9 +137,22 @@ def measure_power(
         found = _block_power(pooled, max(_FLAT_BLOCKS // pool, round(_KEEP * len(pooled))))
         if pool == 1:
             power = _extrapolate(_smooth(found))
+            buried = _is_buried(pooled, power)
         elif power is not None:
             power = _with_coarser(power, found * pool**2 / _box_response(pool), pool)
-    return power
+    return None if power is None else Power(power, buried)
+
+
+def _is_buried(b_NP: Floats, power: Floats) -> bool:
+    """Return whether in most blocks no fine detail stands out of noise of this power."""
+    radius = np.hypot(*np.mgrid[:SIDE, :SIDE]).ravel()
+    variance = np.maximum(power.ravel(), 1e-9 * float(power.max()))
+    fine, coarse = ((radius >= low) & (radius < high) for low, high in (_FINE, _COARSE))
+    ratios = [
+        np.mean((b_NP.astype(np.float32) @ dct_basis(SIDE)[band].T) ** 2 / variance[band], axis=1)
+        for band in (fine, coarse)
+    ]
+    return bool(np.median(ratios[0]) <= _FINE_MOST and np.mean(ratios[1]) <= _COARSE_MOST)
 
 
 def _block_power(b_NP: Floats, keep: int) -> Floats:
@@ -184,19 +223,24 @@ def as_table(power: Floats) -> Spectrum:
 # --- what the network sees --------------------------------------------------------------------------
 
 
-def fill_level(spectrum: Spectrum) -> float:
-    """Return the standard deviation of the noise that the network will see."""
+def fill_level(spectrum: Spectrum, *, buried: bool = False) -> float:
+    """Return the standard deviation of the noise that the network will see.
+
+    Noise in which fine detail is `buried` is filled up to white at its highest power.
+    """
     power = np.array(spectrum)
-    return math.sqrt(float(np.maximum(power, _fill(power)).mean()))
+    return math.sqrt(float(np.maximum(power, _fill(power, buried)).mean()))
 
 
-def _fill(power: Floats) -> float:
+def _fill(power: Floats, buried: bool) -> float:
+    if buried:
+        return float(power.max())
     measured = dct_order(SIDE).reshape(SIDE, SIDE) >= _CHOSEN_BY
     return FILL * float(power[measured].max())
 
 
 @functools.lru_cache(maxsize=16)
-def _filling(spectrum: Spectrum, sample: int) -> NDArray[np.float32]:
+def _filling(spectrum: Spectrum, sample: int, buried: bool) -> NDArray[np.float32]:
     power = np.array(spectrum)
     frequency = np.abs(np.fft.fftfreq(_PERIOD)) * 2 * SIDE
     low = np.minimum(frequency.astype(int), SIDE - 1)
@@ -204,13 +248,13 @@ def _filling(spectrum: Spectrum, sample: int) -> NDArray[np.float32]:
     share = frequency - low
     rows = power[low] * (1 - share)[:, None] + power[high] * share[:, None]
     grid = rows[:, low] * (1 - share) + rows[:, high] * share
-    missing = np.sqrt(np.maximum(_fill(power) - grid, 0.0))
+    missing = np.sqrt(np.maximum(_fill(power, buried) - grid, 0.0))
     white = np.random.default_rng(sample).standard_normal((_PERIOD, _PERIOD))
     return np.asarray(np.fft.ifft2(np.fft.fft2(white) * missing).real, np.float32)
 
 
 def filling_noise(
-    spectrum: Spectrum, sample: int, top: int, left: int, shape: tuple[int, int]
+    spectrum: Spectrum, sample: int, top: int, left: int, shape: tuple[int, int], *, buried: bool = False
 ) -> NDArray[np.float32]:
     """Return the noise to add so that correlated noise becomes nearly white.
 
@@ -226,8 +270,10 @@ def filling_noise(
         Place in the picture, px.
     shape : pair of int
         Rows, columns.
+    buried : bool
+        As of `fill_level`.
     """
-    tile = _filling(spectrum, sample)
+    tile = _filling(spectrum, sample, buried)
     rows = np.arange(top, top + shape[0]) % _PERIOD
     columns = np.arange(left, left + shape[1]) % _PERIOD
     return tile[rows[:, None], columns[None, :]]
@@ -244,7 +290,9 @@ def _bands() -> tuple[Any, ...]:
     return tuple(np.nonzero(band == k)[0] for k in range(_BANDS + 1) if np.any(band == k))
 
 
-def put_detail_back(y_HW: Array, denoised_HW: Array, spectrum: Spectrum) -> NDArray[np.float32]:
+def put_detail_back(
+    y_HW: Array, denoised_HW: Array, spectrum: Spectrum, *, buried: bool = False
+) -> NDArray[np.float32]:
     """Return the denoised picture with the part of the residual that cannot be noise.
 
     The residual of each 16 x 16 block is compared with the noise, band by band in its DCT: what
@@ -256,7 +304,10 @@ def put_detail_back(y_HW: Array, denoised_HW: Array, spectrum: Spectrum) -> NDAr
         Noisy and denoised, units of the spectrum's square root. Not smaller than 16 x 16.
     spectrum : Spectrum
         Of the noise in `y_HW`.
+    buried : bool
+        As of `fill_level`: bands of few coefficients must exceed the noise by more.
     """
+    doubt = _DOUBT if buried else 0.0
     with np.errstate(invalid="ignore"):
         residual = np.asarray(y_HW, np.float32) - denoised_HW
     residual[~np.isfinite(residual)] = 0.0
@@ -278,7 +329,8 @@ def put_detail_back(y_HW: Array, denoised_HW: Array, spectrum: Spectrum) -> NDAr
             keep_NP = np.zeros_like(d_NP)
             for band in _bands():
                 energy = np.mean(d_NP[:, band] ** 2 / variance[band], axis=1, keepdims=True)
-                share = np.maximum(0, 1 - _SHRINK / np.maximum(energy, 1e-9))
+                noise = _SHRINK * (1 + doubt * math.sqrt(2 / len(band)))
+                share = np.maximum(0, 1 - noise / np.maximum(energy, 1e-9))
                 keep_NP[:, band] = share * d_NP[:, band]
             back = (keep_NP @ basis).reshape(m, n, SIDE, SIDE).swapaxes(1, 2).reshape(part.shape)
             total[top : top + part.shape[0], left : left + part.shape[1]] += back

@@ -140,6 +140,7 @@ def _with_laws(
     # Over texture only a law that all levels lie on is one.
     sure = math.inf if level.textured and not forced else SURE
     photons = True
+    buried = correlated
     for c, sigma in enumerate(level.sigma):
         law = (
             _law(wide[0][c], WIDE, wide[1], blocks, _CORRELATED, _SURE_CORRELATED)
@@ -156,7 +157,8 @@ def _with_laws(
             found = _spectrum(parts, c, blocks, curve)
             if found is None:
                 return profile.with_doubt("the noise is correlated, and its spectrum cannot be measured here")
-            curve, spectrum, correlation = found
+            curve, spectrum, correlation, hides = found
+            buried = buried and hides
             spectra.append(spectrum)
             correlations.append(correlation)
         if curve.kind != "constant" or correlated:
@@ -180,6 +182,7 @@ def _with_laws(
         correlation=_mean_pair(correlations) if correlations else profile.correlation,
         curves=tuple(curves),
         spectra=tuple(spectra),
+        buried=buried,
     )
 
 
@@ -266,12 +269,15 @@ def _fit(
 
 def _spectrum(
     parts: Sequence[Array], channel: int, blocks: Blocks, curve: NoiseCurve
-) -> tuple[NoiseCurve, Spectrum, tuple[float, float]] | None:
-    """Measure the spectrum of stabilised noise; its mean goes into the curve, so that it has mean 1."""
+) -> tuple[NoiseCurve, Spectrum, tuple[float, float], bool] | None:
+    """Measure the spectrum of stabilised noise; its mean goes into the curve, so that it has mean 1.
+
+    Also its correlation, and whether all fine detail is buried in it.
+    """
     power = measure_power(
         parts, channel, blocks.offset, blocks.scale, blocks.edges, stabiliser(curve).forward
     )
-    if power is None or not power.mean() > 0:
+    if power is None or not power.p_KK.mean() > 0:
         return None
-    mean = float(power.mean())
-    return curve.stronger(mean), as_table(power / mean), lag_correlation(power)
+    mean = float(power.p_KK.mean())
+    return curve.stronger(mean), as_table(power.p_KK / mean), lag_correlation(power.p_KK), power.buried

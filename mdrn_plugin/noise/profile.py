@@ -42,6 +42,8 @@ class NoiseProfile:
     spectra : tuple of Spectrum
         Of each sample, where the noise is correlated: variance at each frequency over its mean (see
         `mdrn_plugin.noise.correlation`); else empty.
+    buried : bool
+        The noise is correlated, and in most of the picture no fine detail stands out of it.
     """
 
     sigma: tuple[float, ...]
@@ -53,6 +55,7 @@ class NoiseProfile:
     correlated: bool = False
     curves: tuple[NoiseCurve, ...] = ()
     spectra: tuple[Spectrum, ...] = ()
+    buried: bool = False
 
     @property
     def depends_on_signal(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import mdrn_plugin
 from mdrn_plugin.noise import estimate_noise
 from mdrn_plugin.noise.blocks import dct_basis
 from mdrn_plugin.noise.correlation import (
@@ -88,6 +89,7 @@ def test_filled_up_noise_is_nearly_white_and_as_strong_as_said(lag):
         [128 + noise[:, :, None]], 0, 0.0, 1.0, (np.nan, np.nan), lambda v: np.asarray(v, np.float64)
     )
     assert power is not None
+    power = power.p_KK
     table = as_table(power / power.mean())
     seen = noise + filling_noise(table, 0, 0, 0, shape)
     assert seen.std() == pytest.approx(fill_level(table), rel=0.05)
@@ -128,6 +130,46 @@ def test_put_detail_back_returns_detail_and_not_noise():
     assert np.std(back[inside] - detail[inside]) < 0.5 * np.std(detail[inside])
     flat = np.s_[16:-16, 16:72]
     assert np.std(back[flat]) < 0.35  # of the noise's 1
+
+    doubted = put_detail_back(detail + noise, np.zeros((128, 192)), WHITE, buried=True)
+    assert np.std(doubted[flat]) < 0.7 * np.std(back[flat])
+    assert np.std(doubted[inside] - detail[inside]) < 0.5 * np.std(detail[inside])
+
+
+def soft_scene(seed=0):
+    """Shades and discs without fine detail."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:320, :384].astype(np.float64)
+    z = 90 + 50 * np.sin(x / 60 + y / 90)
+    for r, c in rng.uniform(30, 290, (12, 2)):
+        z += 25 / (1 + np.exp((np.hypot(y - r, x - c) - 15) / 3))
+    return z
+
+
+@pytest.mark.parametrize(("sigma", "buried"), [(3, False), (30, True)])
+def test_fine_detail_is_buried_or_not_by_the_strength_of_the_noise(sigma, buried):
+    texture = 12 * blurred_noise((320, 384), 0.3, seed=5)  # everywhere but in a part that is flat
+    texture[:, 260:] = 0
+    y = soft_scene() + texture + sigma * blurred_noise((320, 384), 0.6)
+    found = estimate_noise(Picture(y.astype(np.float32), "YX", ValueRange(0.0, 255.0, "test")))
+    assert found.correlated
+    assert found.buried == buried
+
+
+def test_strong_correlated_noise_in_a_soft_picture_is_taken_out_at_all_frequencies():
+    """Filled up to 0.7 of its highest power, noise of low frequency stays: 30.9 dB here, 36.0 so."""
+    clean = soft_scene()
+    rising = np.fft.ifft2(
+        np.fft.fft2(np.random.default_rng(3).standard_normal(clean.shape))
+        / (0.04 + np.hypot(np.fft.fftfreq(320)[:, None], np.fft.fftfreq(384)))
+    ).real
+    noise = 0.8 * blurred_noise(clean.shape, 0.6) + 0.6 * rising / rising.std()
+    y = (clean + 20 * noise).astype(np.float32)
+    result = mdrn_plugin.denoise(y, range=(0, 255), return_result=True)
+    assert result.profiles[0].buried
+    assert "fine detail" in result.plan.explain()
+    error = np.asarray(result.picture.pixels, np.float64) - clean
+    assert 10 * np.log10(255**2 / np.mean(error**2)) > 34
 
 
 @pytest.mark.parametrize("shape", [(5, 40), (16, 16), (33, 50)])

@@ -16,7 +16,6 @@ from torch.nn import functional
 
 from mdrn_plugin.errors import BadOption
 from mdrn_plugin.training import camera, degrade, jpeg, mosaic
-from mdrn_plugin.training.correlated import draw_spectrum
 
 
 def _scene(height: int = 64, width: int = 96, count: int = 1, seed: int = 0) -> Tensor:
@@ -269,7 +268,7 @@ def test_photographs_without_noise_differ_by_jpeg_only() -> None:
 
 
 def test_degrade_unknown_kind_says_the_choices() -> None:
-    with pytest.raises(BadOption, match="awgn, correlated, photons, raw, camera-jpeg"):
+    with pytest.raises(BadOption, match="awgn, photons, raw, camera-jpeg"):
         degrade.margin("fog")
 
 
@@ -330,34 +329,3 @@ def test_photons_are_a_function_of_seed_step_and_place() -> None:
     assert torch.equal(one.noisy, again.noisy)
     assert torch.equal(one.noisy[2:], half.noisy)
     assert not torch.equal(one.noisy, degrade.degrade("photons", clean, (20, 80), 1, 6).noisy)
-
-
-def test_correlated_noise_has_its_level_and_many_colours() -> None:
-    clean = torch.full((24, 1, 128, 128), 0.5)
-    pair = degrade.degrade("correlated", clean, (20, 20), 1, 3)
-    noise = (pair.noisy - pair.clean) * 255
-    assert float(noise.square().mean().sqrt()) == pytest.approx(20, rel=0.05)
-    assert torch.all(pair.sigma == 20)
-    power = noise.square().mean((1, 2, 3))
-    neighbours = (noise[..., 1:] * noise[..., :-1]).mean((1, 2, 3)) / power
-    assert float(neighbours.min()) < 0.2
-    assert float(neighbours.max()) > 0.8
-    # Opposite borders are no neighbours.
-    wrapped = float((noise[..., 0] * noise[..., -1]).mean() / power.mean())
-    assert abs(wrapped) < 0.25 < float(neighbours.mean())
-
-
-def test_drawn_spectra_leave_the_variance_of_white_noise_as_it_is() -> None:
-    for seed in range(20):
-        power = draw_spectrum(33, 48, torch.Generator().manual_seed(seed)).double()
-        both = torch.cat([power, power[:, 1:-1]], 1)  # the frequencies that are mirrored
-        assert float(both.mean()) == pytest.approx(1, abs=1e-5)
-        assert both.numel() == 33 * 48
-
-
-def test_correlated_noise_is_a_function_of_seed_step_and_place() -> None:
-    clean = torch.rand(4, 1, 32, 32, generator=torch.Generator().manual_seed(1))
-    one = degrade.degrade("correlated", clean, (4, 75), 1, 5)
-    half = degrade.degrade("correlated", clean[2:], (4, 75), 1, 5, 4, slice(2, 4))
-    assert torch.equal(one.noisy[2:], half.noisy)
-    assert not torch.equal(one.noisy, degrade.degrade("correlated", clean, (4, 75), 1, 6).noisy)
