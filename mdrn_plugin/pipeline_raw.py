@@ -47,7 +47,7 @@ def measure_mosaic(picture: Picture, mosaic: Mosaic, options: Options) -> NoiseP
         found = found.with_doubt("too little to measure how the noise depends on light")
     if law != "gaussian":
         found = dataclasses.replace(found, curves=tuple(map(_photon_line, found.curves)))
-    return with_three_curves(dataclasses.replace(found, spectra=()))
+    return with_three_curves(dataclasses.replace(found, spectra=(), buried=False))
 
 
 def _photon_line(curve: NoiseCurve) -> NoiseCurve:

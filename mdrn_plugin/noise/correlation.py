@@ -82,13 +82,13 @@ class Power:
 
     Attributes
     ----------
-    p_KK : ndarray (16, 16)
+    table : ndarray (16, 16)
         Variance at each frequency.
     buried : bool
         In most of the picture no fine detail stands out of the noise.
     """
 
-    p_KK: Floats
+    table: Floats
     buried: bool
 
 

@@ -277,7 +277,7 @@ def _spectrum(
     power = measure_power(
         parts, channel, blocks.offset, blocks.scale, blocks.edges, stabiliser(curve).forward
     )
-    if power is None or not power.p_KK.mean() > 0:
+    if power is None or not power.table.mean() > 0:
         return None
-    mean = float(power.p_KK.mean())
-    return curve.stronger(mean), as_table(power.p_KK / mean), lag_correlation(power.p_KK), power.buried
+    mean = float(power.table.mean())
+    return curve.stronger(mean), as_table(power.table / mean), lag_correlation(power.table), power.buried

@@ -117,6 +117,7 @@ def _with_spectrum(profile: NoiseProfile, found: NoiseProfile | None) -> NoisePr
         clipped=found.clipped,
         correlated=found.correlated,
         spectra=found.spectra,
+        buried=found.buried,
     )
 
 

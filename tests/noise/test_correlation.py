@@ -89,7 +89,7 @@ def test_filled_up_noise_is_nearly_white_and_as_strong_as_said(lag):
         [128 + noise[:, :, None]], 0, 0.0, 1.0, (np.nan, np.nan), lambda v: np.asarray(v, np.float64)
     )
     assert power is not None
-    power = power.p_KK
+    power = power.table
     table = as_table(power / power.mean())
     seen = noise + filling_noise(table, 0, 0, 0, shape)
     assert seen.std() == pytest.approx(fill_level(table), rel=0.05)
