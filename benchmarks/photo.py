@@ -90,6 +90,7 @@ def photographs(
             sharpening=torch.zeros(1),
             quality=80 + 15 * torch.rand(1, generator=generator),
             plain=torch.zeros(1, dtype=torch.bool),
+            left=torch.full((1,), -1.0),
             subsample=True,
             offset=(12, 12),  # as in a file: the first block begins at the first pixel of what is yielded
         )

@@ -283,13 +283,41 @@ def test_degrade_costs_little_beside_a_training_step() -> None:
     assert min(times) < 0.3  # about 0.05 s measured; a step of the network takes about 1 s
 
 
+def test_photographs_that_were_made_smaller_keep_every_pixel_and_less_noise() -> None:
+    generator = torch.Generator().manual_seed(4)
+    fine = torch.rand(1, 3, 72, 72, generator=generator) * 0.5 + 0.2
+    cameras = camera.draw_cameras(1, generator)
+    look = dataclasses.replace(
+        degrade.draw_look(1, generator), sharpening=torch.zeros(1), plain=torch.ones(1, dtype=torch.bool)
+    )
+    raw = camera.unprocess(fine, cameras)
+    gain, offset = torch.tensor([1e-3]), torch.tensor([1e-4])
+    found = {}
+    for left in (-1.0, 0.0, 0.1):
+        seeded = [torch.Generator().manual_seed(1)]
+        found[left] = degrade.photograph(
+            raw, cameras, gain, offset, seeded, dataclasses.replace(look, left=torch.full((1,), left))
+        )
+    whole = camera.process(raw, cameras)[..., 4:-4, 4:-4]
+    assert float((found[0.0].clean - whole).abs().max()) < 1e-6
+    assert float((found[-1.0].clean - whole).abs().mean()) > 0.02  # interpolated colours
+    rounding = 0.3
+    assert float(found[0.0].sigma) == pytest.approx(rounding, abs=0.1)
+    assert rounding < float(found[0.1].sigma) < 0.6 * float(found[-1.0].sigma)
+
+
 def test_photographs_of_grey_detail_have_little_colour() -> None:
     """The filters that interpolate colours need balanced ones."""
     y, x = torch.meshgrid(torch.arange(72.0), torch.arange(72.0), indexing="ij")
     x = (0.4 + 0.15 * torch.sin(0.9 * x + 0.4 * y) * torch.cos(0.8 * y)).expand(1, 3, -1, -1)
     generator = torch.Generator().manual_seed(4)
     cameras = camera.draw_cameras(1, generator)
-    look = dataclasses.replace(degrade.draw_look(1, generator), pattern="RGGB", sharpening=torch.zeros(1))
+    look = dataclasses.replace(
+        degrade.draw_look(1, generator),
+        pattern="RGGB",
+        sharpening=torch.zeros(1),
+        left=torch.full((1,), -1.0),
+    )
     raw = camera.unprocess(x, cameras)
     none = torch.zeros(1)
     clean = degrade.photograph(raw, cameras, none, none, [generator], look).clean
