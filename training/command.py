@@ -232,6 +232,7 @@ def _zoo(options: argparse.Namespace) -> int:
 
     from .data import open_pack
     from .loop import Stopped
+    from .recipe import STAGE
     from .ship import ship
     from .zoo import order, table, train_zoo
 
@@ -251,9 +252,11 @@ def _zoo(options: argparse.Namespace) -> int:
         return EXIT_INTERRUPTED
     print(table(rows))
     good = [row.name for row in rows if row.outcome in ("trained", "done before")]
-    if options.ship and good:
+    stages = {recipe.name for recipe in recipes if recipe.tier == STAGE}
+    complete = [options.out / name for name in good if name not in stages]
+    if options.ship and complete:
         options.ship.mkdir(parents=True, exist_ok=True)
-        ship([options.out / name for name in good], options.ship, options.recipes)
+        ship(complete, options.ship, options.recipes)
     return 0 if len(good) == len(rows) else EXIT_SOME_FAILED
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from mdrn_plugin.errors import BadOption
 
 RECIPES = Path(__file__).parent / "recipes"
+STAGE = "stage"  # tier of a model that only another one begins from: it does not ship
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +26,7 @@ class Recipe:
     steps: int
     channels: int = 64  # of the inner features
     unshuffle: int = 1  # side of the blocks of pixels that become channels in front
-    tier: str = "balanced"  # "fast", "balanced" or "best": the quality that the model serves
+    tier: str = "balanced"  # "fast", "balanced" or "best": the quality that the model serves; or `STAGE`
     init: str = ""  # name of the model to start from; empty: from scratch
     patch: int = 64  # px
     batch: int = 16

@@ -83,7 +83,8 @@ def test_order_refuses_a_circle_and_an_unknown_need(tmp_path: Path) -> None:
 
 
 def test_zoo_killed_goes_on_and_skips_what_is_done(pictures: Path, tmp_path: Path) -> None:
-    folder = _recipes(tmp_path / "recipes", WIDE, LOW, HIGH)
+    low = dataclasses.replace(LOW, tier="stage")
+    folder = _recipes(tmp_path / "recipes", WIDE, low, HIGH)
     command = _command(tmp_path, pictures, "--recipes", str(folder), "--checkpoint-minutes", "0")
     command += ["--ship", str(tmp_path / "weights")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE)
@@ -106,6 +107,7 @@ def test_zoo_killed_goes_on_and_skips_what_is_done(pictures: Path, tmp_path: Pat
     zoo = open_zoo(tmp_path / "weights")
     high = zoo.get("a-high")
     assert (high.teacher, high.distillation) == ("b-low", "hmds")
+    assert [d.name for d in zoo.descriptors] == ["a-high", "a-wide"]  # a stage does not ship
 
     stamps = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("*") if p.is_file()}
     third = subprocess.run(command, capture_output=True, text=True)
