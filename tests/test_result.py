@@ -139,6 +139,28 @@ def test_blind_model_is_judged_by_lost_texture_and_not_by_the_amount() -> None:
     assert "texture" in reasons[0]
 
 
+@pytest.mark.parametrize(("strength", "verdict"), [(1.2, "good"), (3.0, "check")])
+def test_blind_model_where_no_noise_was_found_is_judged_by_how_much_it_took(
+    strength: float, verdict: str
+) -> None:
+    """Smoothed noise hangs together as texture does; what is too much for either is a doubt."""
+    coarse = np.random.default_rng(3).standard_normal((SIZE, SIZE))
+    alike = sum(np.roll(coarse, (i, j), (0, 1)) for i in range(2) for j in range(2)) / 2
+    before = Picture(_shades() + strength / 255 * alike, "YX", UNIT)
+    after = Picture(_shades(), "YX", UNIT)
+    none = (NoiseProfile((0.0,)),)
+    assert check_residual(before, after, none, 1.0) is None
+    check = check_residual(before, after, none, 1.0, blind=True)
+    assert check is not None
+    assert not check.measured
+    assert check.std == pytest.approx(strength, rel=0.05)  # in units of 1/255
+    assert check.structure > 0.2
+    assert judge(check, (), blind=True)[0] == verdict
+    measured = check_residual(before, after, (NoiseProfile((0.02,)),), 1.0, blind=True)
+    assert measured is not None
+    assert judge(measured, (), blind=True)[0] == "do not trust"
+
+
 def test_judge_doubts_of_the_plan_are_reasons() -> None:
     assert judge(None, ("the noise is above the models",)) == ("check", ("the noise is above the models",))
 
