@@ -222,15 +222,28 @@ def _open_pack_once(folder: Path, cache: Path, ranks: Ranks) -> Pack:
         ranks.wait()
         return open_pack(folder, cache)
     try:
-        return open_pack(folder, cache)
+        return _open_pack(folder, cache)
     finally:
         ranks.wait()
+
+
+def _open_pack(folder: Path, cache: Path) -> Pack:
+    """Open the pack and say which pictures of the test sets are not in it."""
+    from .data import open_pack
+
+    pack = open_pack(folder, cache)
+    if pack.left_out:
+        print(
+            f"{folder}: {len(pack.left_out)} pictures of the test sets are left out, since nothing may be "
+            f"trained on them: {', '.join(pack.left_out[:3])}{', …' if pack.left_out[3:] else ''}",
+            file=sys.stderr,
+        )
+    return pack
 
 
 def _zoo(options: argparse.Namespace) -> int:
     import torch
 
-    from .data import open_pack
     from .loop import Stopped
     from .recipe import STAGE
     from .ship import ship
@@ -243,7 +256,7 @@ def _zoo(options: argparse.Namespace) -> int:
     if options.dry_run:
         print("\n".join(recipe.name for recipe in recipes))
         return 0
-    pack = open_pack(options.data, options.out / "data")
+    pack = _open_pack(options.data, options.out / "data")
     run = _run_options(options, minutes=options.minutes_per_model)
     try:
         rows = train_zoo(recipes, pack, options.out, run)
@@ -263,7 +276,6 @@ def _zoo(options: argparse.Namespace) -> int:
 def _search(options: argparse.Namespace) -> int:
     import torch
 
-    from .data import open_pack
     from .loop import Stopped
     from .recipe import load_recipe
     from .search import Search, search, table
@@ -279,7 +291,7 @@ def _search(options: argparse.Namespace) -> int:
         seed=options.seed,
     )
     try:
-        pack = open_pack(options.data, options.out / "data")
+        pack = _open_pack(options.data, options.out / "data")
         found = search(load_recipe(options.recipe), pack, extent, run)
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
@@ -330,25 +342,22 @@ def _pictures(inputs: list[Path]) -> list[Path]:
 
 
 def _data(options: argparse.Namespace) -> int:
-    from .data import open_pack
-
     if options.download:
         from .download import DIV2K, fetch
 
         print(DIV2K.licence, file=sys.stderr)
         fetch(DIV2K, options.folder, options.url)
-    pack = open_pack(options.folder, options.cache)
-    print(f"{options.cache / pack.digest[:16]}: {len(pack.entries)} pictures, {pack.pixels.size:,} bytes")
+    pack = _open_pack(options.folder, options.cache)
+    print(f"{pack.folder}: {len(pack.entries)} pictures, {pack.pixels.size:,} bytes")
     return 0
 
 
 def _make_raw(options: argparse.Namespace) -> int:
     from .camera import LINES
-    from .data import open_pack
     from .mosaic import BAYER
     from .rawset import RawSet, find_licences, make_set
 
-    pack = open_pack(options.data, options.cache)
+    pack = _open_pack(options.data, options.cache)
     kind = RawSet(
         sigma_255=(options.sigma[0], options.sigma[1]),
         patterns=BAYER if options.pattern == "bayer" else (options.pattern.upper(),),

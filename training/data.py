@@ -1,7 +1,8 @@
 """Clean pictures for training: decoded once into a memory-mapped pack, cropped at random.
 
 A pack is two files: ``pixels.u8`` (all pictures behind each other, uint8, row by row, samples
-interleaved) and ``pack.json`` (name, height, width, samples and offset of each).
+interleaved) and ``pack.json`` (name, height, width, samples and offset of each; the pictures left out).
+Pictures of the test sets never get into a pack (`training.testsets`): what has seen them proves nothing.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from torch.nn import functional
 
 from mdrn_plugin.errors import BadOption, CannotRead
 from mdrn_plugin.files import write_atomic, write_bytes
+
+from .testsets import find_test_set
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,6 +52,8 @@ class Pack:
     entries: tuple[Entry, ...]
     pixels: NDArray[np.uint8]  # one dimension
     digest: str  # identifies the list of files the pack was made from
+    folder: Path  # where the two files lie
+    left_out: tuple[str, ...] = ()  # names of pictures of the test sets, with the set's name
 
     def crop(self, index: int, top: int, left: int, height: int, width: int) -> NDArray[np.uint8]:
         """Return rows and columns of one picture, shape (height, width, samples)."""
@@ -88,19 +93,30 @@ def open_pack(folder: Path, cache: Path) -> Pack:
     Raises
     ------
     BadOption
-        No pictures.
+        No pictures, or none but those of the test sets.
     CannotRead
-        A picture cannot be decoded, or the pack is damaged.
+        A picture cannot be decoded, or the pack is damaged or of an older version.
     """
     if (folder / "pack.json").is_file():
+        if not _is_checked(folder):
+            raise CannotRead(
+                f"{folder}: expected a pack without pictures of the test sets, got one that was never "
+                "looked through for them; make it again with mdrn-train data"
+            )
         return _load_pack(folder)
     files = find_pictures(folder)
     digest = _digest(folder, files)
     target = cache / digest[:16]
-    if not (target / "pack.json").is_file():
+    if not _is_checked(target):
         target.mkdir(parents=True, exist_ok=True)
         _write_pack(folder, files, digest, target)
     return _load_pack(target)
+
+
+def _is_checked(folder: Path) -> bool:
+    """Tell whether there is a pack, and one whose pictures were compared with the test sets."""
+    index = folder / "pack.json"
+    return index.is_file() and "left_out" in json.loads(index.read_text())
 
 
 def _digest(folder: Path, files: Iterable[Path]) -> str:
@@ -112,21 +128,34 @@ def _write_pack(folder: Path, files: list[Path], digest: str, target: Path) -> N
     from PIL import Image, UnidentifiedImageError
 
     entries: list[Entry] = []
+    left_out: list[str] = []
     offset = 0
     with write_atomic(target / "pixels.u8") as out:
         for path in files:
             try:
                 with Image.open(path) as image:
+                    test_set = find_test_set(image)
                     gray = image.mode in ("L", "1", "I", "I;16", "F")
                     pixels = np.asarray(image.convert("L" if gray else "RGB"))
             except (OSError, UnidentifiedImageError) as error:
                 raise CannotRead(f"{path}: cannot be decoded ({error}); remove it from the data") from error
-            pixels = pixels.reshape(pixels.shape[0], pixels.shape[1], -1)
             name = path.relative_to(folder).as_posix()
+            if test_set is not None:
+                left_out.append(f"{name} ({test_set})")
+                continue
+            pixels = pixels.reshape(pixels.shape[0], pixels.shape[1], -1)
             entries.append(Entry(name, *pixels.shape, offset))
             offset += pixels.size
             out.write(np.ascontiguousarray(pixels).data)
-    index = {"digest": digest, "entries": [dataclasses.astuple(e) for e in entries]}
+    if not entries:
+        raise BadOption(f"{folder}: expected pictures to train on, found only those of the test sets")
+    if left_out:  # other pictures than the list of files says
+        digest = hashlib.sha256("\n".join([digest, *left_out]).encode()).hexdigest()
+    index = {
+        "digest": digest,
+        "entries": [dataclasses.astuple(e) for e in entries],
+        "left_out": left_out,
+    }
     write_bytes(target / "pack.json", json.dumps(index).encode())
 
 
@@ -139,7 +168,7 @@ def _load_pack(folder: Path) -> Pack:
         raise CannotRead(
             f"{folder}: expected {expected} bytes of pixels, got {pixels.size}; delete the folder"
         )
-    return Pack(entries, pixels, index["digest"])
+    return Pack(entries, pixels, index["digest"], folder, tuple(index["left_out"]))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
