@@ -279,6 +279,7 @@ def provenance(plan: Plan) -> str:
                 "stabilised": bool(s.curves),
                 "correlated": bool(s.spectra),
                 **({"backend": s.backend} if s.backend != "torch" else {}),
+                **({"coarse": [f"{c.model} {c.sha256[:16]}" for c in s.coarse]} if s.coarse else {}),
             }
             for s in plan.steps
         ],

@@ -231,7 +231,7 @@ def test_denoise_empty_array_is_refused() -> None:
 
 
 def test_denoise_picture_reports_progress_and_stops() -> None:
-    noisy, _ = _noisy(25, height=192, width=160)
+    noisy, _ = _noisy(25, height=320, width=288)
     picture = Picture(noisy, "YX", decide_range(noisy))
     seen: list[tuple[int, int]] = []
     denoise_picture(

@@ -137,9 +137,38 @@ def test_resolve_constant_picture_does_not_divide_by_zero() -> None:
 
 
 def test_resolve_exact_means_fp32_and_the_whole_halo() -> None:
-    plan = _resolve(25, Options(exact=True))
+    plan = _resolve(15, Options(exact=True))
     assert (plan.precision, plan.steps[0].halo) == ("fp32", 96)
-    assert (_resolve(25).precision, _resolve(25).steps[0].halo) == ("bf16", 32)
+    assert (_resolve(15).precision, _resolve(15).steps[0].halo) == ("bf16", 32)
+    # At two scales: twice the 96 px of the coarser, the 12 px of its correction, in steps of 16.
+    assert _resolve(25, Options(exact=True)).steps[0].halo == 208
+
+
+@pytest.mark.parametrize(
+    ("quality", "sigma", "coarse"),
+    [
+        ("balanced", 19, ()),
+        ("balanced", 25, ("mdrn-2b-gray-10-20",)),
+        ("balanced", 50, ("mdrn-2b-gray-20-35",)),
+        ("best", 9, ()),
+        ("best", 30, ("mdrn-2b-gray-10-20",)),
+        ("best", 50, ("mdrn-2b-gray-20-35", "mdrn-2b-gray-10-20")),
+        ("fast", 50, ()),
+    ],
+)
+def test_resolve_strong_noise_is_seen_at_more_scales(
+    quality: str, sigma: float, coarse: tuple[str, ...]
+) -> None:
+    zoo = dataclasses.replace(ZOO, descriptors=(*ZOO.descriptors, _descriptor(1, 0, 90, "fast")))
+    step = resolve(_facts(), (NoiseProfile((sigma / 255,)),), Options(quality=quality), zoo, MACHINE).steps[0]
+    assert tuple(scale.model for scale in step.coarse) == coarse
+    assert step.stride == 8 << len(coarse)
+    assert step.tile % step.stride == step.halo % step.stride == 0
+    assert all(name in step.reason for name in coarse)
+
+
+def test_resolve_one_scale_where_a_model_is_asked_for() -> None:
+    assert _resolve(25, Options(model="mdrn-2b-gray-20-35")).steps[0].coarse == ()
 
 
 def test_resolve_missing_tier_falls_back_and_says_so() -> None:

@@ -291,9 +291,11 @@ def open_volume(plan_file: str | os.PathLike[str], *, zoo: Zoo | None = None) ->
             "all blocks need one version, plan again"
         )
     zoo = zoo or available()
-    for step in plan.plan.steps:
-        if step.model is not None and zoo.get(step.model).sha256 != step.sha256:
-            raise BadOption(f"{file}: the weights of {step.model} are not those of the plan; plan again")
+    used = [(step.model, step.sha256) for step in plan.plan.steps if step.model is not None]
+    used += [(scale.model, scale.sha256) for step in plan.plan.steps for scale in step.coarse]
+    for model, sha256 in used:
+        if zoo.get(model).sha256 != sha256:
+            raise BadOption(f"{file}: the weights of {model} are not those of the plan; plan again")
     source = Path(plan.source)
     if _source_key(source) != plan.source_key:
         raise CannotRead(f"{source}: changed since it was planned; plan again")

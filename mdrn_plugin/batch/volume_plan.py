@@ -20,7 +20,7 @@ from mdrn_plugin.noise.blocks import spread
 from mdrn_plugin.noise.curve import NoiseCurve
 from mdrn_plugin.noise.profile import NoiseProfile
 from mdrn_plugin.picture import Picture, ValueRange, decide_range
-from mdrn_plugin.plan import Plan, Step
+from mdrn_plugin.plan import Plan, Scale, Step
 
 if TYPE_CHECKING:
     from mdrn_plugin.plan import Options
@@ -208,7 +208,8 @@ def _spectra(records: list[list[list[float]]]) -> tuple[tuple[tuple[float, ...],
 
 def _step(record: dict[str, Any]) -> Step:
     curves, spectra = _curves(record["curves"]), _spectra(record["spectra"])
-    return Step(**{**record, "curves": curves, "spectra": spectra})
+    coarse = tuple(Scale(**scale) for scale in record["coarse"])
+    return Step(**{**record, "curves": curves, "spectra": spectra, "coarse": coarse})
 
 
 def _profile(record: dict[str, Any]) -> NoiseProfile:

@@ -14,6 +14,7 @@ from mdrn_plugin.engine.mosaic import MosaicRoute, count_mosaic_tiles, run_mosai
 from mdrn_plugin.engine.packed import count_packed_tiles, run_packed
 from mdrn_plugin.engine.routes import Route, count_route_tiles, run_route, stabilised
 from mdrn_plugin.engine.run import Job, count_tiles, run_plane
+from mdrn_plugin.networks.scales import at_scales
 from mdrn_plugin.picture import as_rows_columns_samples, samples_of
 
 if TYPE_CHECKING:
@@ -150,8 +151,12 @@ def job_of(plan: Plan, step: Step, zoo: Zoo) -> Job | None:
     """Return what the engine needs for one step; None if the channel is passed through."""
     if step.model is None:
         return None
+    network = load_network(zoo, step.model, step.backend, plan.threads)
+    if step.coarse:
+        coarser = [load_network(zoo, scale.model, step.backend, plan.threads) for scale in step.coarse]
+        network = at_scales([network, *coarser])
     return Job(
-        network=load_network(zoo, step.model, step.backend, plan.threads),
+        network=network,
         black=step.black,
         gain=step.gain,
         tile=step.tile,

@@ -21,6 +21,7 @@ from mdrn_plugin.engine.heap import HEAP
 from mdrn_plugin.engine.tiles import Tile, Window, cut
 from mdrn_plugin.errors import Cancelled, NotSupported, OutOfMemory
 from mdrn_plugin.networks.mdrn import FoldedMDRN
+from mdrn_plugin.networks.scales import TwoScales
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -278,6 +279,8 @@ def placed(network: nn.Module, device: str, precision: str) -> nn.Module:
     """
     import copy
 
+    if isinstance(network, TwoScales):
+        return TwoScales(*(placed(part, device, precision) for part in (network.fine, network.coarse)))
     kernel = KERNELS.get(precision)
     if kernel is not None and kernel.library() is None:
         raise NotSupported(
