@@ -49,7 +49,7 @@ TILE_RUNTIME = 512
 # Noise, on 0..255, from which a second network at half the size, and a third at a quarter, pay. On 25 crops
 # of DIV2K two scales gain 0.02 dB at 15, 0.03 at 25, 0.04 at 35, 0.08 at 50 and 0.10 at 75 in gray, much the
 # same in colour, for 25 % more work, and a third 0.01 to 0.02 from 35 on; decision 0027.
-_SCALES_FROM = {"fast": (), "balanced": (20.0,), "best": (10.0, 35.0)}
+_SCALES_FROM = {"fast": (), "balanced": (15.0,), "best": (10.0, 35.0)}
 # px. A coarser network sees as many of its own pixels. At these halos (two scales at noise 30, three at 75)
 # the residual differs from that of the whole plane by 7e-6 and 3e-5 of white (rms), 1.3e-4 and 3e-4 at most.
 _HALO_OF_SCALES = (64, 96)

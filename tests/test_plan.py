@@ -137,9 +137,9 @@ def test_resolve_constant_picture_does_not_divide_by_zero() -> None:
 
 
 def test_resolve_exact_means_fp32_and_the_whole_halo() -> None:
-    plan = _resolve(15, Options(exact=True))
+    plan = _resolve(12, Options(exact=True))
     assert (plan.precision, plan.steps[0].halo) == ("fp32", 96)
-    assert (_resolve(15).precision, _resolve(15).steps[0].halo) == ("bf16", 32)
+    assert (_resolve(12).precision, _resolve(12).steps[0].halo) == ("bf16", 32)
     # At two scales: twice the 96 px of the coarser, the 12 px of its correction, in steps of 16.
     assert _resolve(25, Options(exact=True)).steps[0].halo == 208
 
@@ -147,7 +147,7 @@ def test_resolve_exact_means_fp32_and_the_whole_halo() -> None:
 @pytest.mark.parametrize(
     ("quality", "sigma", "coarse"),
     [
-        ("balanced", 19, ()),
+        ("balanced", 14, ()),
         ("balanced", 25, ("mdrn-2b-gray-10-20",)),
         ("balanced", 50, ("mdrn-2b-gray-20-35",)),
         ("best", 9, ()),
