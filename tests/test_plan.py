@@ -315,6 +315,13 @@ def test_resolve_finished_photograph_goes_as_it_is_to_the_model_for_them() -> No
     assert "photograph" in step.route
 
 
+def test_resolve_photograph_with_noise_is_seen_at_half_the_size_too() -> None:
+    (coarse,) = _photograph().steps[0].coarse
+    assert coarse.model == "mdrn-photo-colour-0-20"
+    assert _photograph(jpeg=True, sigma=0.5 / 255).steps[0].coarse == ()
+    assert _photograph(Options(model="mdrn-photo-colour-0-20")).steps[0].coarse == ()
+
+
 def test_resolve_jpeg_goes_to_the_model_for_photographs_whatever_its_noise() -> None:
     step = _photograph(correlated=False, jpeg=True).steps[0]
     assert step.model == "mdrn-photo-colour-0-20"
