@@ -48,7 +48,7 @@ TILE_RUNTIME = 512
 
 # Noise, on 0..255, from which a second network at half the size, and a third at a quarter, pay. On 25 crops
 # of DIV2K two scales gain 0.02 dB at 15, 0.03 at 25, 0.04 at 35, 0.08 at 50 and 0.10 at 75 in gray, much the
-# same in colour, for 25 % more work, and a third 0.01 to 0.02 from 35 on; decision 0027.
+# same in colour, for 23 % more time, and a third 0.01 to 0.02 from 35 on; decision 0027.
 _SCALES_FROM = {"fast": (), "balanced": (15.0,), "best": (10.0, 35.0)}
 # The same for finished photographs, by the measured noise; their model works at both sizes. CC gains 0.20 dB
 # and strong noise of simulated cameras 0.19; where there is next to none nothing is gained, and clean JPEGs

@@ -18,7 +18,8 @@ from .recipe import load_recipe
 
 # px; what a shorter halo than the exact one changes, as a share of the residual's standard deviation
 # (2B, tiles of 392, noise 10 and 50: 32 px 8e-4 and 4e-4, 48 px 8e-5 and 5e-5, 64 px 5e-7 and 3e-7;
-# fast tier, tiles of 96: 32 px 2e-3 and 7e-4, 48 px 2e-5 and 1e-5, 64 px nothing).
+# fast tier, tiles of 96: 32 px 2e-3 and 7e-4, 48 px 2e-5 and 1e-5, 64 px nothing; two blocks, tiles of 256,
+# noise 5, 25 and 75: 48 px up to 2e-3, rms 5e-5; 64 px up to 3e-6).
 _DEFAULT_HALO = {(2, 1): 48, (8, 1): 64, (1, 2): 48, (2, 2): 64}
 
 LICENCES = {
