@@ -153,6 +153,27 @@ def test_blocks_together_are_the_picture_denoised_as_a_whole(
     assert expected  # the other options give other bytes, elsewhere
 
 
+def test_blocks_of_strong_noise_see_it_at_more_scales_as_the_whole_does(source: Path, tmp_path: Path) -> None:
+    from mdrn_plugin.pipeline import carry_out, make_plan, measure
+
+    options = Options(noise="50", exact=True, threads=1, tile=64)
+    file = _plan(source, tmp_path, options)
+    volume = blocks.open_volume(file)
+    picture = dataclasses.replace(formats.read(source), range=volume.plan.range)
+    profiles = measure(picture, options)
+    plan = make_plan(picture, profiles, options)
+    assert plan.steps[0].coarse
+    assert [step.coarse for step in volume.plan.plan.steps] == [step.coarse for step in plan.steps]
+    blocks.run(volume)
+    made = np.asarray(blocks.merge(volume).picture.pixels)
+    whole = carry_out(picture, profiles, plan).picture.pixels
+    assert np.abs(made.astype(int) - whole.astype(int)).max() <= 1
+    text = Path(file).read_text()
+    Path(file).write_text(text.replace(plan.steps[0].coarse[0].sha256, "0" * 64))
+    with pytest.raises(BadOption, match=f"weights of {plan.steps[0].coarse[0].model} are not those"):
+        blocks.open_volume(file)
+
+
 def test_four_shards_in_any_order_give_the_bytes_of_one_run(
     source: Path, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
