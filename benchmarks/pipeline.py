@@ -28,8 +28,8 @@ from PIL import Image
 from mdrn_plugin import formats
 from mdrn_plugin.batch.jobs import collect
 from mdrn_plugin.batch.run import Settings, run
+from mdrn_plugin.options import Options
 from mdrn_plugin.pipeline import denoise_picture
-from mdrn_plugin.plan import Options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -30,9 +30,9 @@ from mdrn_plugin import formats
 from mdrn_plugin.formats.raw import RawMetadata
 from mdrn_plugin.mosaic import make_mosaic
 from mdrn_plugin.networks import fan_native
+from mdrn_plugin.options import Options
 from mdrn_plugin.picture import Picture, ValueRange
 from mdrn_plugin.pipeline import carry_out, make_plan, measure
-from mdrn_plugin.plan import Options
 from mdrn_plugin.zoo import shipped
 
 if TYPE_CHECKING:

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from mdrn_plugin.options import Options
 from mdrn_plugin.picture import Picture, ValueRange
 from mdrn_plugin.pipeline import denoise_picture, measure
-from mdrn_plugin.plan import Options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -34,9 +34,9 @@ def methods(noisy: NDArray[np.float32], threads: int) -> Iterator[tuple[str, Cal
 
 
 def _ours(noisy: NDArray[np.float32], tier: str, precision: str, threads: int) -> Callable[[], Any]:
+    from mdrn_plugin.options import Options
     from mdrn_plugin.picture import Picture, decide_range
     from mdrn_plugin.pipeline import denoise_picture
-    from mdrn_plugin.plan import Options
 
     picture = Picture(noisy, "YX", decide_range(noisy))
     options = Options(noise="25", quality=tier, precision=precision, threads=threads)

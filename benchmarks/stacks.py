@@ -35,9 +35,9 @@ from scipy import ndimage
 
 from mdrn_plugin.engine.planes import run_plan
 from mdrn_plugin.engine.stacks import REACH, likeness
+from mdrn_plugin.options import Options
 from mdrn_plugin.picture import Picture, ValueRange
 from mdrn_plugin.pipeline import make_plan, measure
-from mdrn_plugin.plan import Options
 from mdrn_plugin.zoo import shipped
 
 if TYPE_CHECKING:

@@ -86,8 +86,8 @@ def denoise(
     mdrn_plugin.errors.NotSupported
         Complex values.
     """
+    from mdrn_plugin.options import Options
     from mdrn_plugin.pipeline import denoise_picture
-    from mdrn_plugin.plan import Options
 
     options = Options(
         noise=str(noise),
@@ -154,8 +154,8 @@ def denoise_raw(
     mdrn_plugin.errors.CannotRead, mdrn_plugin.errors.NotSupported
         The file is damaged, or of a kind that is not read.
     """
+    from mdrn_plugin.options import Options
     from mdrn_plugin.pipeline import denoise_picture
-    from mdrn_plugin.plan import Options
 
     options = Options(
         noise=str(noise),

@@ -11,8 +11,8 @@ from mdrn_plugin.cli_raw import chroma_option
 from mdrn_plugin.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, BadOption
 
 if TYPE_CHECKING:
+    from mdrn_plugin.options import Options
     from mdrn_plugin.picture import ValueRange
-    from mdrn_plugin.plan import Options
 
 
 def processing_options(command: Any) -> Any:
@@ -92,7 +92,7 @@ def processing_options(command: Any) -> Any:
 
 def options_of(wishes: dict[str, Any]) -> Options:
     """Return what the options of `processing_options` say; the model is looked up."""
-    from mdrn_plugin.plan import Options
+    from mdrn_plugin.options import Options
 
     options = Options(**wishes)
     if options.model is not None:

@@ -86,7 +86,7 @@ def tune() -> Tuning:
 
     from mdrn_plugin import tuning
     from mdrn_plugin.engine.backends import is_installed
-    from mdrn_plugin.plan import BACKENDS
+    from mdrn_plugin.options import BACKENDS
 
     backends = [name for name in BACKENDS if name == "torch" or is_installed(name)]
     if len(backends) < 2:
@@ -111,9 +111,9 @@ def _timed(descriptor: Descriptor, backends: list[str]) -> Timing:
     import numpy as np
 
     from mdrn_plugin.engine.planes import run_plan
+    from mdrn_plugin.options import Options
     from mdrn_plugin.picture import Picture, decide_range
     from mdrn_plugin.pipeline import make_plan, measure
-    from mdrn_plugin.plan import Options
     from mdrn_plugin.tuning import Timing
     from mdrn_plugin.zoo import shipped
 
@@ -190,9 +190,9 @@ def _weights() -> Iterator[tuple[str, str, bool]]:
 def _speed() -> Iterator[tuple[str, str, bool]]:
     import numpy as np
 
+    from mdrn_plugin.options import Options
     from mdrn_plugin.picture import Picture, decide_range
     from mdrn_plugin.pipeline import denoise_picture
-    from mdrn_plugin.plan import Options
 
     pixels = np.random.default_rng(0).normal(0.5, 0.1, (512, 512)).astype(np.float32)
     picture = Picture(pixels, "YX", decide_range(pixels))

@@ -20,8 +20,10 @@ from mdrn_plugin import tuning
 from mdrn_plugin.noise import estimate_channels, told_law, told_sigma
 from mdrn_plugin.noise.compression import was_jpeg
 from mdrn_plugin.noise.smoothness import is_smooth
+from mdrn_plugin.options import Options, parse_noise
 from mdrn_plugin.picture import Picture, ValueRange, channel_spread
-from mdrn_plugin.plan import Facts, Machine, Options, Plan, parse_noise, resolve
+from mdrn_plugin.plan import Machine, Plan, resolve
+from mdrn_plugin.plan_route import Facts
 from mdrn_plugin.result import Result, check_residual, judge
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import numpy as np
 from mdrn_plugin.noise import estimate_noise, told_law, told_sigma
 from mdrn_plugin.noise.curve import NoiseCurve
 from mdrn_plugin.noise.profile import NoiseProfile
+from mdrn_plugin.options import Options, parse_noise
 from mdrn_plugin.picture import Picture, channel_spread, sample
-from mdrn_plugin.plan import Machine, Options, Plan, parse_noise
 from mdrn_plugin.plan_mosaic import resolve_mosaic, with_three_curves
 from mdrn_plugin.result import ResidualCheck, check_residual
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mdrn_plugin.mosaic import Mosaic
+    from mdrn_plugin.plan import Machine, Plan
     from mdrn_plugin.zoo import Zoo
 
 _BULK = (0.1, 99.9)  # percent

@@ -19,20 +19,18 @@ from mdrn_plugin.plan import (
     TILE_CPU,
     Machine,
     MosaicStep,
-    Options,
     Plan,
     Step,
     backend_notes,
-    choose_model,
-    is_for_raw,
     model_step,
-    within_range,
 )
+from mdrn_plugin.plan_models import choose_model, is_for_raw, within_range
 
 if TYPE_CHECKING:
     from mdrn_plugin.mosaic import Mosaic
     from mdrn_plugin.noise.curve import NoiseCurve
     from mdrn_plugin.noise.profile import NoiseProfile
+    from mdrn_plugin.options import Options
     from mdrn_plugin.zoo import Descriptor, Zoo
 
 # Window of the fit of the colours by the noise that the network sees (0..255): the more noise, the wider.

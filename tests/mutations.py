@@ -171,7 +171,7 @@ MUTATIONS = (
              'odd = ~np.isfinite(x_HWC) if values.dtype.kind == "f" else None', "odd = None",
              "tests/engine/test_run.py -k not_finite"),
     Mutation("22", "tiles have no halo", "mdrn_plugin/plan.py",
-             "halo=descriptor.halo if options.exact else descriptor.default_halo,", "halo=0,",
+             "halo=_halo((descriptor, *coarse), stride, exact=options.exact),", "halo=0,",
              "tests/test_pixels.py tests/test_pipeline.py -k 'seam or tiled'"),
     Mutation("23", "the result is 2 % too dark", "mdrn_plugin/engine/run.py",
              "            return result.astype(dtype)\n",

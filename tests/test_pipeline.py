@@ -12,9 +12,9 @@ import torch
 import mdrn_plugin
 from mdrn_plugin.errors import BadOption, Cancelled, NotSupported
 from mdrn_plugin.noise.profile import NoiseProfile
+from mdrn_plugin.options import Options
 from mdrn_plugin.picture import Picture, decide_range
 from mdrn_plugin.pipeline import denoise_picture, provenance
-from mdrn_plugin.plan import Options
 from mdrn_plugin.result import check_residual, judge
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import mdrn_plugin
+from mdrn_plugin.options import Options
 from mdrn_plugin.picture import Picture, decide_range
 from mdrn_plugin.pipeline import denoise_picture
-from mdrn_plugin.plan import Options
 
 if TYPE_CHECKING:
     from mdrn_plugin.result import Result

@@ -12,8 +12,10 @@ import pytest
 from mdrn_plugin.errors import BadOption, UnknownModel
 from mdrn_plugin.noise.curve import NoiseCurve
 from mdrn_plugin.noise.profile import NoiseProfile
+from mdrn_plugin.options import Options, parse_noise
 from mdrn_plugin.picture import ValueRange
-from mdrn_plugin.plan import Facts, Machine, Options, Plan, parse_noise, resolve
+from mdrn_plugin.plan import Machine, Plan, resolve
+from mdrn_plugin.plan_route import Facts
 from mdrn_plugin.zoo import Descriptor, Zoo
 
 BANDS = ((0, 10), (10, 20), (20, 35), (35, 60), (60, 90), (0, 90))

@@ -12,7 +12,7 @@ from mdrn_plugin import doctor, pipeline, tuning
 from mdrn_plugin.cli import cli
 from mdrn_plugin.engine import backends
 from mdrn_plugin.errors import NotSupported
-from mdrn_plugin.plan import Options
+from mdrn_plugin.options import Options
 from mdrn_plugin.tuning import Timing, Tuning
 
 FASTER = Tuning("onnxruntime", (Timing("m", {"torch": 2.0, "onnxruntime": 1.0}),))

@@ -23,6 +23,7 @@ from torch.nn import functional
 from mdrn_plugin.errors import BadOption, CannotRead
 from mdrn_plugin.files import write_atomic, write_bytes
 
+from .fluorescence import draw_scene
 from .testsets import find_test_set
 
 if TYPE_CHECKING:
@@ -180,7 +181,15 @@ class CropRules:
     rescale: tuple[float, float] = (0.6, 1.0)  # random downscale of large pictures
     rescale_above_px: int = 500_000  # pictures with fewer pixels are taken as they are
     shuffle_colours: bool = False  # random order of R, G, B
-    smooth: float = 0.0  # share of the patches that look as a microscope's pictures do
+    smooth: float = 0.0  # share of the patches that are smooth and dark, as a microscope's pictures are
+    fluorescence: float = 0.0  # share of drawn scenes, see `training.fluorescence`
+
+    def __post_init__(self) -> None:
+        if self.smooth < 0 or self.fluorescence < 0 or self.smooth + self.fluorescence > 1:
+            raise BadOption(
+                f"smooth {self.smooth:g} and fluorescence {self.fluorescence:g}: expected shares of at most 1 "
+                "together; mend the recipe"
+            )
 
 
 # What makes a patch smooth: pictures as wide as this many patches, made so many times smaller than the
@@ -221,9 +230,13 @@ class Crops:
 
     def _patch(self, rng: np.random.Generator, index: int) -> Tensor:
         rules, e = self._rules, self._pack.entries[index]
-        if rules.smooth and rng.random() < rules.smooth:
-            patch = self._smooth(rng, index)
-            return dihedral(patch, int(rng.integers(8)))
+        if rules.smooth or rules.fluorescence:
+            draw = rng.random()
+            if draw < rules.smooth:
+                return dihedral(self._smooth(rng, index), int(rng.integers(8)))
+            if draw < rules.smooth + rules.fluorescence:
+                scene = torch.from_numpy(draw_scene(rng, rules.patch)).float()
+                return scene.expand(rules.colours, -1, -1).contiguous()
         scale = 1.0
         if e.height * e.width > rules.rescale_above_px:
             scale = rng.uniform(*rules.rescale)

@@ -266,6 +266,7 @@ class _Trainer:
             recipe.rescale,
             shuffle_colours=recipe.shuffle_colours,
             smooth=recipe.smooth,
+            fluorescence=recipe.fluorescence,
         )
         self.crops = Crops(pack, used or kept, rules, recipe.seed)
         self.kept = kept[: recipe.validate_pictures]

@@ -92,8 +92,8 @@ def _seen_by_networks(
 ) -> tuple[list[_Plane], float, str, list[_Plane]]:
     """Return the noisy planes at one level, that level, the plan's model, and the clean planes."""
     from mdrn_plugin.engine.planes import network_planes
+    from mdrn_plugin.options import Options
     from mdrn_plugin.pipeline import make_plan, measure
-    from mdrn_plugin.plan import Options
 
     found: list[tuple[_Plane, float, str]] = []
     plan = None

@@ -37,7 +37,8 @@ class Recipe:
     ema: float = 0.998
     rescale: tuple[float, float] = (0.6, 1.0)
     shuffle_colours: bool = False
-    smooth: float = 0.0  # share of the patches that look as a microscope's pictures do; see `data.Crops`
+    smooth: float = 0.0  # share of the patches that are smooth and dark; see `data.Crops`
+    fluorescence: float = 0.0  # share of drawn scenes; see `training.fluorescence`
     validation: str = "DIV2K_valid_crops"  # folder of the data that is kept for validation
     validate_sigma_255: tuple[float, ...] = ()
     validate_every: int = 250  # steps

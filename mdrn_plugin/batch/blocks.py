@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 
     from mdrn_plugin.batch.jobs import Job
     from mdrn_plugin.engine.run import Stop
+    from mdrn_plugin.options import Options
     from mdrn_plugin.picture import Picture, ValueRange
-    from mdrn_plugin.plan import Options
     from mdrn_plugin.result import Result
     from mdrn_plugin.zoo import Zoo
 

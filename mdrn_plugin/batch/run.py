@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from mdrn_plugin.batch.preview import Preview
     from mdrn_plugin.formats.isolated import Decoder
     from mdrn_plugin.noise.profile import NoiseProfile
+    from mdrn_plugin.options import Options
     from mdrn_plugin.picture import Picture, ValueRange
-    from mdrn_plugin.plan import Options
     from mdrn_plugin.result import Result
 
 # Files are read ahead while those in work are not larger than this together: pictures in memory

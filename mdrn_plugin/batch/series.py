@@ -22,8 +22,8 @@ from mdrn_plugin.errors import Cancelled, MdrnError
 if TYPE_CHECKING:
     from mdrn_plugin.batch.ledger import Ledger
     from mdrn_plugin.noise.profile import NoiseProfile
+    from mdrn_plugin.options import Options
     from mdrn_plugin.picture import Picture, ValueRange
-    from mdrn_plugin.plan import Options
 
 _LOOKED_AT = 5  # pictures of a folder that are measured
 

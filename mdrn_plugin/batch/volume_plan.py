@@ -23,7 +23,7 @@ from mdrn_plugin.picture import Picture, ValueRange, decide_range
 from mdrn_plugin.plan import Plan, Scale, Step
 
 if TYPE_CHECKING:
-    from mdrn_plugin.plan import Options
+    from mdrn_plugin.options import Options
     from mdrn_plugin.zoo import Zoo
 
 PLAN_FORMAT = 1

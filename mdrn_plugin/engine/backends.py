@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mdrn_plugin.errors import BadOption, NotSupported
-from mdrn_plugin.plan import BACKENDS
+from mdrn_plugin.options import BACKENDS
 
 if TYPE_CHECKING:
     from mdrn_plugin.zoo import Zoo

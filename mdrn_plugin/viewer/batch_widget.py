@@ -30,7 +30,7 @@ from mdrn_plugin.viewer.running import Runner, Stop
 if TYPE_CHECKING:
     import napari
 
-    from mdrn_plugin.plan import Options
+    from mdrn_plugin.options import Options
 
 _DEBOUNCE_MS = 400
 _REFRESH_MS = 200
@@ -88,7 +88,7 @@ class Errand:
 
 @functools.cache
 def _plain_options() -> dict[str, Any]:
-    from mdrn_plugin.plan import Options
+    from mdrn_plugin.options import Options
 
     return dataclasses.asdict(Options())
 

@@ -21,7 +21,7 @@ from mdrn_plugin.viewer.running import Gauge, Runner
 if TYPE_CHECKING:
     import napari
 
-    from mdrn_plugin.plan import Options
+    from mdrn_plugin.options import Options
     from mdrn_plugin.viewer.layers import Part, Source
 
 _DEBOUNCE_MS = 250

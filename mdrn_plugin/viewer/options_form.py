@@ -10,7 +10,8 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QComboBox, QLabel, QSizePolicy
 
 from mdrn_plugin.errors import MdrnError
-from mdrn_plugin.plan import QUALITIES, Options, is_for_raw
+from mdrn_plugin.options import QUALITIES, Options
+from mdrn_plugin.plan_models import is_for_raw
 
 if TYPE_CHECKING:
     from mdrn_plugin.viewer.preferences import Preferences

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from mdrn_plugin.plan import QUALITIES
+from mdrn_plugin.options import QUALITIES
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -14,7 +14,7 @@ class Preferences:
     Attributes
     ----------
     quality : str
-        One of `mdrn_plugin.plan.QUALITIES`.
+        One of `mdrn_plugin.options.QUALITIES`.
     device : str
         As of the options of the core.
     threads : int, optional

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mdrn_plugin.noise.profile import NoiseProfile
+    from mdrn_plugin.options import Options
     from mdrn_plugin.picture import Picture
-    from mdrn_plugin.plan import Options, Plan
+    from mdrn_plugin.plan import Plan
     from mdrn_plugin.result import Result
     from mdrn_plugin.viewer.layers import Part, Source
 

@@ -24,8 +24,8 @@ from mdrn_plugin.batch.volume_plan import VolumePlan, grid_for
 from mdrn_plugin.errors import BadOption, Cancelled, CannotRead, NotSupported, OutputExists
 from mdrn_plugin.formats import zarr_write
 from mdrn_plugin.formats.zarr_write import Level
+from mdrn_plugin.options import Options
 from mdrn_plugin.picture import Picture, ValueRange
-from mdrn_plugin.plan import Options
 
 zarr = pytest.importorskip("zarr")
 from tiny_zoo import make_models  # noqa: E402

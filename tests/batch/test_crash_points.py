@@ -21,7 +21,7 @@ from mdrn_plugin import pipeline
 from mdrn_plugin.batch.jobs import collect, prepare_output
 from mdrn_plugin.batch.run import Settings, run
 from mdrn_plugin.formats import READABLE_SUFFIXES
-from mdrn_plugin.plan import Options
+from mdrn_plugin.options import Options
 import torch, tifffile, imagecodecs, PIL.JpegImagePlugin, PIL.WebPImagePlugin, PIL.BmpImagePlugin
 
 torch.set_num_threads(1)

@@ -36,7 +36,7 @@ os.fsync = timed
 from mdrn_plugin.batch.jobs import collect, prepare_output
 from mdrn_plugin.batch.run import Settings, Session
 from mdrn_plugin.formats import READABLE_SUFFIXES
-from mdrn_plugin.plan import Options
+from mdrn_plugin.options import Options
 import torch
 
 def memory():
@@ -166,7 +166,7 @@ from mdrn_plugin import pipeline
 from mdrn_plugin.batch.jobs import collect, prepare_output
 from mdrn_plugin.batch.run import Settings, run
 from mdrn_plugin.formats import RAW_SUFFIXES, READABLE_SUFFIXES
-from mdrn_plugin.plan import Options
+from mdrn_plugin.options import Options
 import torch, tifffile, imagecodecs, PIL.JpegImagePlugin, rawpy, zarr
 torch.set_num_threads(1)
 source, work, kills = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])

@@ -19,8 +19,8 @@ from mdrn_plugin.batch import html_report, preview
 from mdrn_plugin.batch.html_report import HtmlReport
 from mdrn_plugin.batch.report import Tally
 from mdrn_plugin.batch.run import Outcome
+from mdrn_plugin.options import Options
 from mdrn_plugin.picture import Metadata, Picture, decide_range
-from mdrn_plugin.plan import Options
 
 if TYPE_CHECKING:
     from mdrn_plugin.result import Result

@@ -26,7 +26,7 @@ from mdrn_plugin.batch.ledger import Ledger
 from mdrn_plugin.batch.run import Outcome, Settings, exit_code, run
 from mdrn_plugin.errors import Cancelled, CannotRead, OutputUnusable
 from mdrn_plugin.formats import READABLE_SUFFIXES
-from mdrn_plugin.plan import Options
+from mdrn_plugin.options import Options
 
 # Nothing is computed: the machinery around the network is what is tested here.
 PLAIN = Settings(Options(noise="20", strength=0, threads=1), isolate=False)

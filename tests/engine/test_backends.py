@@ -11,9 +11,9 @@ import pytest
 
 from mdrn_plugin.engine.backends import is_installed, resolve_backend
 from mdrn_plugin.errors import BadOption, Cancelled, NotSupported
+from mdrn_plugin.options import Options
 from mdrn_plugin.picture import Picture, decide_range
 from mdrn_plugin.pipeline import denoise_picture, provenance
-from mdrn_plugin.plan import Options
 
 needs_onnxruntime = pytest.mark.skipif(not is_installed("onnxruntime"), reason="the extra onnx is missing")
 

@@ -22,7 +22,8 @@ from mdrn_plugin.networks import fan_native
 from mdrn_plugin.networks.registry import build
 from mdrn_plugin.noise.curve import NoiseCurve
 from mdrn_plugin.noise.profile import NoiseProfile
-from mdrn_plugin.plan import Machine, Options
+from mdrn_plugin.options import Options
+from mdrn_plugin.plan import Machine
 from mdrn_plugin.plan_mosaic import noise_255, raw_model, resolve_mosaic
 from mdrn_plugin.zoo import Descriptor, Zoo, shipped
 

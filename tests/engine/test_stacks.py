@@ -11,14 +11,15 @@ import pytest
 
 from mdrn_plugin.engine.stacks import average_along
 from mdrn_plugin.errors import BadOption, Cancelled
+from mdrn_plugin.options import Options
 from mdrn_plugin.picture import Picture, ValueRange
 from mdrn_plugin.pipeline import denoise_picture, make_plan, measure, provenance
-from mdrn_plugin.plan import Options, Plan
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from mdrn_plugin.noise.profile import NoiseProfile
+    from mdrn_plugin.plan import Plan
 
 SIGMA = 25 / 255
 UNIT = ValueRange(0.0, 1.0, "", given=True)

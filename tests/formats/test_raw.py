@@ -21,8 +21,8 @@ from mdrn_plugin.formats.ifd import EXIF_IFD, Directory, DirectoryReader, Entry,
 from mdrn_plugin.formats.isolated import Decoder
 from mdrn_plugin.formats.raw import RawMetadata
 from mdrn_plugin.mosaic import make_mosaic
+from mdrn_plugin.options import Options
 from mdrn_plugin.pipeline import denoise_picture, make_plan, measure
-from mdrn_plugin.plan import Options
 from mdrn_plugin.result import Result
 
 ONE_THREAD = Options(threads=1)

@@ -19,8 +19,8 @@ pytest.importorskip("PySide6")
 from click.testing import CliRunner
 
 from mdrn_plugin.cli import cli
+from mdrn_plugin.options import Options
 from mdrn_plugin.picture import Picture, decide_range
-from mdrn_plugin.plan import Options
 from mdrn_plugin.viewer.batch_widget import BatchWidget, Errand, Gate, as_typed
 
 from .conftest import Wait, noisy

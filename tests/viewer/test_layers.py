@@ -11,7 +11,7 @@ pytest.importorskip("napari")
 
 from napari.layers import Image
 
-from mdrn_plugin.plan import Options
+from mdrn_plugin.options import Options
 from mdrn_plugin.viewer import layers, work
 from mdrn_plugin.viewer.layers import Part
 
