@@ -43,7 +43,8 @@ from safetensors.torch import load_file
 
 import mdrn_plugin
 from mdrn_plugin.networks.dbsn import DBSN, posterior
-from mdrn_plugin.training.selfsupervised import SelfOptions, Trust, bayes, calibrate, learn_blind_spot
+from mdrn_plugin.training.bayes import Trust, bayes, calibrate
+from mdrn_plugin.training.selfsupervised import SelfOptions, learn_blind_spot
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -187,8 +187,8 @@ class CropRules:
     def __post_init__(self) -> None:
         if self.smooth < 0 or self.fluorescence < 0 or self.smooth + self.fluorescence > 1:
             raise BadOption(
-                f"smooth {self.smooth:g} and fluorescence {self.fluorescence:g}: expected shares of at most 1 "
-                "together; mend the recipe"
+                f"smooth {self.smooth:g} and fluorescence {self.fluorescence:g}: expected shares of at most "
+                "1 together; mend the recipe"
             )
 
 

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from mdrn_plugin.picture import Picture
 
-    from .selfsupervised import Learnt, Progress
+    from .selfsupervised import Learnt
+    from .stage import Progress
 
     _Plane = NDArray[np.float32]
 

@@ -18,56 +18,40 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import math
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save
 
 from mdrn_plugin.errors import BadOption
 from mdrn_plugin.files import write_bytes
 from mdrn_plugin.networks.dbsn import (
     DBSN,
-    MDC,
-    BlindSpot,
     constrained_loss,
     negative_log_likelihood,
-    posterior,
 )
 from mdrn_plugin.networks.mdrn import STRIDE
 
+from .bayes import bayes, calibrate, sure
 from .data import dihedral
 from .distil import network_of
-from .loop import rate_at
 from .optim import MuonAdam
-from .precision import autocast
+from .stage import Log, Stage
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from .stage import Progress
+
     _Plane = NDArray[np.float32]
 
-_WARM_UP = 20  # steps
-_SHARES = {"mean": 0.5, "noise": 0.3, "student": 0.2}
-_AVERAGE = 0.995  # what a step leaves of the moving average of the weights, which is what is kept
 _PHASES = 6  # px; the blind-spot network splits patches of multiples of it without filling up
 _LARGE = 21 * _PHASES  # px, side of the patches it learns from
-_CHECKS = 10  # evaluations on the held-back parts per stage
-_SAVE_EVERY = 180.0  # s
-_STATE = 2  # counts up with what a state holds: an older one is not gone on from
 _DENOISED = 12_000_000  # px of Bayes results that the student learns from at most: about a minute
-_GROUPS = 32  # of pixels by how sure the network is of them
-_SURE_STEP = 1e-3  # of the Monte Carlo divergence, white = 1
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +148,7 @@ def learn(
     device = torch.device(options.device)
     inputs = _digest(sigma, init, planes, clean)
     data = _Data([torch.from_numpy(np.ascontiguousarray(p, np.float32)) for p in planes], options)
-    log = _Log(folder, progress)
+    log = Log(folder, progress)
     dbsn = _blind_spot(data, sigma, "gaussian", folder, options, inputs, log)
 
     trust = calibrate(dbsn, [*data.held(device)])
@@ -192,7 +176,7 @@ def learn(
         return sure([*data.held(device)], student, level)
 
     before = student_score()
-    third = _Stage(
+    third = Stage(
         "student",
         student,
         MuonAdam(student.named_parameters()),
@@ -242,7 +226,7 @@ def learn_blind_spot(
     folder.mkdir(parents=True, exist_ok=True)
     data = _Data([torch.from_numpy(np.ascontiguousarray(p, np.float32)) for p in planes], options)
     inputs = noise + _digest(sigma, {}, planes, ())
-    return _blind_spot(data, sigma, noise, folder, options, inputs, _Log(folder, None))
+    return _blind_spot(data, sigma, noise, folder, options, inputs, Log(folder, None))
 
 
 def _blind_spot(
@@ -252,7 +236,7 @@ def _blind_spot(
     folder: Path,
     options: SelfOptions,
     inputs: str,
-    log: _Log,
+    log: Log,
 ) -> DBSN:
     device = torch.device(options.device)
     with torch.random.fork_rng(devices=[]):
@@ -273,7 +257,7 @@ def _blind_spot(
         return float(torch.stack(errors).mean())
 
     backbone = [(n, p) for n, p in named if n.split(".")[0] not in ("mean_net", "noise_net")]
-    first = _Stage("mean", dbsn, MuonAdam(backbone, outer), (0.01, 1e-3), mean_loss, mean_score, inputs)
+    first = Stage("mean", dbsn, MuonAdam(backbone, outer), (0.01, 1e-3), mean_loss, mean_score, inputs)
     first.run(folder, options, log)
 
     def noise_loss(step: int) -> Tensor:
@@ -284,126 +268,9 @@ def _blind_spot(
         values = [negative_log_likelihood(x, dbsn(x)).mean() for x in data.held(device)]
         return float(torch.stack(values).mean())
 
-    second = _Stage("noise", dbsn, MuonAdam(named, outer), (0.004, 1e-3), noise_loss, noise_score, inputs)
+    second = Stage("noise", dbsn, MuonAdam(named, outer), (0.004, 1e-3), noise_loss, noise_score, inputs)
     second.run(folder, options, log)
     return dbsn
-
-
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class Trust:
-    """How far predictions were off, measured on noisy pictures.
-
-    Attributes
-    ----------
-    spread : Tensor (K,)
-        Variance of the prediction as the network says it, increasing.
-    residual : Tensor (K,)
-        Mean squared difference of prediction and noisy pixel where it says so, not decreasing.
-    """
-
-    spread: Tensor
-    residual: Tensor
-
-
-@torch.no_grad()
-def calibrate(network: DBSN, noisy: Sequence[Tensor]) -> Trust:
-    """Measure how far the predictions are off, by how sure the network is of them.
-
-    The constrained loss keeps the variance of the prediction small: for a pixel whose residual has
-    the variance v it is least at sqrt(v s) - s with s the variance of the noise, not at v - s, and it
-    takes a part of the error of the prediction for noise. Both leave too much of the prediction in
-    the Bayes result. What the residual really has can be measured without a clean picture.
-
-    Parameters
-    ----------
-    network : DBSN
-        Of noise that is the same everywhere.
-    noisy : sequence of Tensor
-        (1, C, H, W) each, white = 1.
-    """
-    spreads, squares = [], []
-    for y in noisy:
-        prediction = network(y)
-        spread = prediction.mean_covariance.diagonal(dim1=-2, dim2=-1).permute(0, 3, 1, 2)
-        spreads.append(spread.flatten())
-        squares.append((y - prediction.mean).square().flatten())
-    spread, square = torch.cat(spreads), torch.cat(squares)
-    order = torch.argsort(spread)
-    groups = min(_GROUPS, max(1, len(order) // 1000))
-    means = [(spread[part].mean(), square[part].mean()) for part in order.tensor_split(groups)]
-    residual = torch.stack([m for _, m in means]).cummax(0).values
-    return Trust(torch.stack([m for m, _ in means]), residual)
-
-
-def bayes(
-    network: DBSN, noisy_CHW: Tensor, level: float, trust: Trust | None = None, bf16: bool = True
-) -> Tensor:
-    """Return the Bayes result for a whole picture, in tiles whose margin is all that a pixel sees.
-
-    `level` is the standard deviation of the noise, white = 1, taken once for all pictures: the
-    network's own average over a tile would change from tile to tile. With `trust` the variances of
-    predictions are as measured, without it as the network says.
-    """
-    from mdrn_plugin.engine.tiles import cut
-
-    colours, height, width = noisy_CHW.shape
-    blocks = sum(isinstance(m, MDC) for m in network.backbone.branches[0].children())
-    out = torch.empty_like(noisy_CHW)
-    noise = torch.eye(colours, device=noisy_CHW.device) * level**2
-    for tile in cut(height, width, 160, BlindSpot.radius(blocks), 1):
-        part = noisy_CHW[None, :, tile.read_top : tile.read_bottom, tile.read_left : tile.read_right]
-        part = part.contiguous(memory_format=torch.channels_last)
-        with torch.no_grad(), autocast(part.device.type, bf16):
-            prediction = network(part)
-        if trust is not None:
-            spread = prediction.mean_covariance.diagonal(dim1=-2, dim2=-1)
-            measured = (_interpolate(spread, trust) - level**2).clamp_min(0)
-            prediction = dataclasses.replace(prediction, mean_covariance=torch.diag_embed(measured))
-        result = posterior(
-            part, dataclasses.replace(prediction, noise_covariance=noise.expand(1, 1, 1, -1, -1))
-        )
-        top, left = tile.top - tile.read_top, tile.left - tile.read_left
-        rows, columns = tile.bottom - tile.top, tile.right - tile.left
-        out[:, tile.top : tile.bottom, tile.left : tile.right] = result[
-            0, :, top : top + rows, left : left + columns
-        ]
-    return out
-
-
-def _interpolate(spread: Tensor, trust: Trust) -> Tensor:
-    """Return the residual variance at each spread; beyond the ends, that of the ends."""
-    if len(trust.spread) == 1:
-        return torch.full_like(spread, float(trust.residual[0]))
-    place = torch.searchsorted(trust.spread, spread.contiguous()).clamp(1, len(trust.spread) - 1)
-    low, high = trust.spread[place - 1], trust.spread[place]
-    share = ((spread - low) / (high - low).clamp_min(1e-20)).clamp(0, 1)
-    return torch.lerp(trust.residual[place - 1], trust.residual[place], share)
-
-
-@torch.no_grad()
-def sure(noisy: Sequence[Tensor], denoise: Callable[[Tensor], Tensor], sigma: float) -> float:
-    """Return Stein's unbiased estimate of the mean squared error against the unknown clean pictures.
-
-    mean (f(y) - y)^2 - sigma^2 + 2 sigma^2 div f(y) / n, the divergence by one random direction (Monte
-    Carlo SURE, Ramani, Blu and Unser 2008). Holds for white Gaussian noise.
-
-    Parameters
-    ----------
-    noisy : sequence of Tensor
-        (1, C, H, W) each, white = 1.
-    denoise : callable
-        From such a tensor to its denoised form.
-    sigma : float
-        Standard deviation of the noise, white = 1.
-    """
-    generator = torch.Generator().manual_seed(0)
-    risks = []
-    for y in noisy:
-        direction = torch.randint(0, 2, y.shape, generator=generator).mul_(2).sub_(1).to(y)
-        out = denoise(y)
-        divergence = (direction * (denoise(y + _SURE_STEP * direction) - out)).mean() / _SURE_STEP
-        risks.append((out - y).square().mean() - sigma**2 + 2 * sigma**2 * divergence)
-    return float(torch.stack(risks).mean())
 
 
 class _Data:
@@ -494,115 +361,6 @@ def _pairs(
     return torch.cat([noisy, made]), torch.cat([result, clean]), weight
 
 
-@dataclasses.dataclass(slots=True)
-class _Stage:
-    """One stage of learning: resumable, keeps the averaged weights of the best score (lower is better)."""
-
-    name: str
-    network: torch.nn.Module
-    optimizer: MuonAdam
-    rates: tuple[float, float]  # Muon, Adam
-    loss: Callable[[int], Tensor]
-    score: Callable[[], float]
-    inputs: str  # digest of what is learnt from: a state of other pictures is not gone on from
-
-    def run(self, folder: Path, options: SelfOptions, log: _Log, best: float = math.inf) -> float:
-        """Train to the end of the stage; the network then has the best weights seen."""
-        file = folder / f"{self.name}.safetensors"
-        identity = json.dumps([_STATE, dataclasses.asdict(options), self.inputs])
-        step, spent, champion = 0, 0.0, _copy(self.network)
-        average = _copy(self.network)
-        if file.is_file():
-            with safe_open(file, "pt") as state:
-                meta = json.loads(state.metadata()["progress"])
-            if meta["identity"] == identity:
-                step, spent, best = meta["step"], meta["spent"], meta["best"]
-                champion, average = self._restore(load_file(file))
-        budget = 60 * options.minutes * _SHARES[self.name]
-        fixed = options.steps[list(_SHARES).index(self.name)] if options.steps is not None else 0
-        total = fixed or _steps_in(budget, spent, step)
-        began, saved = time.monotonic() - spent, time.monotonic()
-        checks = step * _CHECKS // total
-        kind = torch.device(options.device).type
-        while step < total:
-            with autocast(kind, options.bf16):
-                loss = self.loss(step)
-            value = float(loss.detach())
-            if math.isfinite(value):
-                loss.backward()  # type: ignore[no-untyped-call]
-                factor = rate_at(step, total, _WARM_UP)
-                self.optimizer.step(self.rates[0] * factor, self.rates[1] * factor)
-                _approach(average, self.network, 1 - min(_AVERAGE, (1 + step) / (10 + step)))
-            step += 1
-            spent = time.monotonic() - began
-            total = fixed or _steps_in(budget, spent, step)
-            log.step(self.name, step, total)
-            if step * _CHECKS // total > checks:
-                checks = step * _CHECKS // total
-                score = self._score(average)
-                taken = {"seconds": round(spent, 1), "cpu_seconds": round(time.process_time(), 1)}
-                log.line(self.name, step, total, loss=value, score=score, **taken)
-                if score < best:
-                    best, champion = score, {k: v.clone() for k, v in average.items()}
-            if step == total or time.monotonic() - saved > _SAVE_EVERY:
-                progress = {"step": step, "spent": spent, "best": best, "identity": identity}
-                self._save(file, champion, average, progress)
-                saved = time.monotonic()
-        self.network.load_state_dict(champion)
-        return best
-
-    @torch.no_grad()
-    def _score(self, average: dict[str, Tensor]) -> float:
-        """Return the score of the averaged weights; the network keeps its own."""
-        own = _copy(self.network)
-        self.network.load_state_dict(average)
-        score = self.score()
-        self.network.load_state_dict(own)
-        return score
-
-    def _save(
-        self,
-        file: Path,
-        champion: dict[str, Tensor],
-        average: dict[str, Tensor],
-        progress: dict[str, Any],
-    ) -> None:
-        tensors = {f"weights/{k}": v for k, v in self.network.state_dict().items()}
-        tensors |= {f"best/{k}": v for k, v in champion.items()}
-        tensors |= {f"average/{k}": v for k, v in average.items()}
-        tensors |= {f"optimizer/{k}": v for k, v in self.optimizer.state().items()}
-        contiguous = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-        write_bytes(file, save(contiguous, {"progress": json.dumps(progress)}))
-
-    def _restore(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Take up a state; return its best and its averaged weights."""
-        groups: dict[str, dict[str, Tensor]] = {"weights": {}, "best": {}, "average": {}, "optimizer": {}}
-        for key, value in state.items():
-            kind, name = key.split("/", 1)
-            groups[kind][name] = value
-        self.network.load_state_dict(groups["weights"])
-        self.optimizer.load_state(groups["optimizer"])
-        return groups["best"], groups["average"]
-
-
-class _Log:
-    """``log.jsonl`` in the run's folder, and the caller's progress."""
-
-    def __init__(self, folder: Path, progress: Progress | None) -> None:
-        self._file = folder / "log.jsonl"
-        self._progress = progress
-
-    def step(self, stage: str, step: int, total: int) -> None:
-        if self._progress is not None:
-            self._progress(stage, step, total)
-
-    def line(self, stage: str, step: int, total: int, **values: float) -> None:
-        with self._file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"stage": stage, "step": step, **values}) + "\n")
-        shown = ", ".join(f"{k} {v:.5g}" for k, v in values.items())
-        print(f"{stage} {step}/{total}: {shown}", file=sys.stderr, flush=True)
-
-
 def _digest(sigma: float, init: dict[str, Tensor], planes: Sequence[_Plane], clean: Sequence[_Plane]) -> str:
     digest = hashlib.sha256(repr(sigma).encode())
     for name in sorted(init):
@@ -612,24 +370,6 @@ def _digest(sigma: float, init: dict[str, Tensor], planes: Sequence[_Plane], cle
             digest.update(f"{plane.shape}".encode())
             digest.update(np.ascontiguousarray(plane, np.float32).data)
     return digest.hexdigest()
-
-
-def _steps_in(budget: float, spent: float, step: int) -> int:
-    """Return how many steps a time allows for, s, going by those done so far."""
-    if spent >= budget:
-        return max(1, step)
-    return max(step + 1, _WARM_UP + 1, int(step * budget / spent)) if step else 1_000_000
-
-
-def _copy(network: torch.nn.Module) -> dict[str, Tensor]:
-    return {k: v.detach().clone() for k, v in network.state_dict().items()}
-
-
-@torch.no_grad()
-def _approach(average: dict[str, Tensor], network: torch.nn.Module, share: float) -> None:
-    """Move averaged weights a share of the way to those of the network."""
-    for name, value in network.state_dict().items():
-        average[name].lerp_(value, share)
 
 
 def _decibels(risk: float) -> float:

@@ -15,10 +15,11 @@ from safetensors.torch import load_file
 import mdrn_plugin
 from mdrn_plugin.errors import BadOption
 from mdrn_plugin.networks.dbsn import DBSN, posterior
-from mdrn_plugin.training import own, selfsupervised
+from mdrn_plugin.training import own, selfsupervised, stage
+from mdrn_plugin.training.bayes import bayes, sure
 from mdrn_plugin.training.command import main
 from mdrn_plugin.training.own import train_on
-from mdrn_plugin.training.selfsupervised import Learnt, bayes, sure
+from mdrn_plugin.training.selfsupervised import Learnt
 from mdrn_plugin.zoo import available
 
 QUICK = {"steps": (3, 2, 2), "channels": 8, "blocks": 1, "batch": 4, "patch": 32}
@@ -138,7 +139,7 @@ def test_minutes_are_kept_when_the_machine_slows_down(
             super().step(muon_rate, adam_rate)
 
     monkeypatch.setattr(selfsupervised, "MuonAdam", Recording)
-    monkeypatch.setattr(selfsupervised.time, "monotonic", clock)
+    monkeypatch.setattr(stage.time, "monotonic", clock)
     train_on(noisy, "mine", folder=tmp_path, minutes=0.5, **(QUICK | {"steps": None}))
     lines = [json.loads(line) for line in (tmp_path / "mine.run/log.jsonl").read_text().splitlines()]
     ends = {line["stage"]: line for line in lines}
@@ -154,7 +155,7 @@ def test_run_that_was_broken_off_goes_on(
     noisy: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = train_on(noisy, "whole", folder=tmp_path, **QUICK)
-    monkeypatch.setattr(selfsupervised, "_SAVE_EVERY", -1.0)
+    monkeypatch.setattr(stage, "_SAVE_EVERY", -1.0)
 
     def stop(stage: str, step: int, _: int) -> None:
         if (stage, step) == ("noise", 2):
@@ -213,8 +214,8 @@ def test_what_is_kept_is_an_average_over_steps(
         return state["best/backbone.head.weight"] - state["weights/backbone.head.weight"]
 
     assert learnt(tmp_path / "a").abs().max() > 1e-5
-    monkeypatch.setattr(selfsupervised, "_AVERAGE", 0.0)
-    monkeypatch.setattr(selfsupervised, "_CHECKS", 1)  # looked at after the last step alone
+    monkeypatch.setattr(stage, "_AVERAGE", 0.0)
+    monkeypatch.setattr(stage, "_CHECKS", 1)  # looked at after the last step alone
     assert learnt(tmp_path / "b").abs().max() == 0
 
 
