@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Plane = NDArray[np.float64]
 
 _MARGIN = 32  # px around the patch, so that its left side does not repeat its right one
-_PSF_PX = (0.7, 2.6)  # standard deviation of the spot that a point becomes
+_PSF_PX = (0.45, 2.6)  # standard deviation of the spot that a point becomes
 _HAZE_PX = (6.0, 20.0)  # of what lies out of focus
 _LINEAR = 0.5  # the darkest picture is shown by its root: the square root stabilises photon noise
 

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 # Read noise, photons, and how often.
-_READ = (0.0, 0.0, 0.0, 0.5, 1.0, 2.0)
-_LEAST_PHOTONS = 0.3  # at white
+_READ = (0.0, 0.0, 0.0, 0.5, 1.0, 2.0, 4.0, 10.0)
+_LEAST_PHOTONS = 0.3  # at white, and not fewer than the read noise
 _DIM = 0.6  # the brightest of a patch is at least this share of the brightest of its picture
 _TAIL = 3.0  # standard deviations: 99.9 % of the values, where the plan puts white
 _POINTS = 500
@@ -57,8 +57,9 @@ def add_photon_noise(
         dark = _root(-_TAIL * read, read)
         bright = dark + 255 / level
         photons = _photons_up_to(bright**2 / 4 - 0.375 - read**2, read)
-        if photons < _LEAST_PHOTONS:  # read noise alone fills more than that range
-            photons = _LEAST_PHOTONS
+        least = max(_LEAST_PHOTONS, read)
+        if photons < least:  # read noise alone fills more than that range
+            photons = least
             level = 255 / (_root(photons + _TAIL * math.sqrt(photons + read**2), read) - dark)
         mean = x.double() * photons * (_DIM + (1 - _DIM) * draw[2])
         counts = torch.poisson(mean, generator=generator)
