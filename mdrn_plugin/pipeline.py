@@ -19,6 +19,7 @@ from mdrn_plugin import pipeline_raw as raw
 from mdrn_plugin import tuning
 from mdrn_plugin.noise import estimate_channels, told_law, told_sigma
 from mdrn_plugin.noise.compression import was_jpeg
+from mdrn_plugin.noise.dimness import is_dim
 from mdrn_plugin.noise.smoothness import is_smooth
 from mdrn_plugin.options import Options, parse_noise
 from mdrn_plugin.picture import Picture, ValueRange, channel_spread
@@ -27,7 +28,10 @@ from mdrn_plugin.plan_route import Facts
 from mdrn_plugin.result import Result, check_residual, judge
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mdrn_plugin.engine.run import Progress, Stop
+    from mdrn_plugin.noise.curve import NoiseCurve
     from mdrn_plugin.noise.profile import NoiseProfile
     from mdrn_plugin.zoo import Zoo
 
@@ -222,7 +226,8 @@ def make_plan(
             spread=channel_spread(picture),
             samples_joint=picture.colours == 3,
             jpeg=picture.axes == "YXS" and was_jpeg(picture.plane((slice(None),) * 3)),
-            smooth=_smooth_channels(picture, profiles),
+            smooth=_ask_channels(is_smooth, picture, profiles),
+            dim=_ask_channels(is_dim, picture, profiles),
         )
         plan = resolve(facts, profiles, options, zoo, machine)
     if options.along is None:
@@ -233,8 +238,12 @@ def make_plan(
     return dataclasses.replace(plan, along=options.along)
 
 
-def _smooth_channels(picture: Picture, profiles: tuple[NoiseProfile, ...]) -> tuple[bool, ...]:
-    """Return which channels have no fine detail; looked at where gray noise depends on the signal."""
+def _ask_channels(
+    question: Callable[[Sequence[Any], NoiseCurve], bool],
+    picture: Picture,
+    profiles: tuple[NoiseProfile, ...],
+) -> tuple[bool, ...]:
+    """Return the answer for each channel; asked where gray noise depends on the signal."""
     black, unit = picture.range.black, picture.range.white - picture.range.black
     found = []
     for channel, profile in enumerate(profiles):
@@ -242,7 +251,7 @@ def _smooth_channels(picture: Picture, profiles: tuple[NoiseProfile, ...]) -> tu
             found.append(False)
             continue
         planes = [picture.plane(p) for p in picture.planes() if picture.channel_of(p) == channel]
-        found.append(is_smooth(planes, profile.curves[0].rescaled(black, unit)))
+        found.append(question(planes, profile.curves[0].rescaled(black, unit)))
     return tuple(found)
 
 

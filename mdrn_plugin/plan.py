@@ -241,10 +241,11 @@ def resolve(
     joint = facts.samples_joint and has_colour(zoo, options)
     if facts.samples_joint and not joint:
         notes.append("no colour model of that kind: each colour is denoised by itself")
+    no = (False,) * len(profiles)
     steps = tuple(
-        _step(facts, spread, profile, smooth, joint, options, zoo, machine, notes, doubts)
-        for spread, profile, smooth in zip(
-            facts.spread, profiles, facts.smooth or (False,) * len(profiles), strict=True
+        _step(facts, spread, profile, smooth, dim, joint, options, zoo, machine, notes, doubts)
+        for spread, profile, smooth, dim in zip(
+            facts.spread, profiles, facts.smooth or no, facts.dim or no, strict=True
         )
     )
     if not all(step.blind for step in steps):
@@ -270,6 +271,7 @@ def _step(
     spread: tuple[float, float],
     profile: NoiseProfile,
     smooth: bool,
+    dim: bool,
     joint: bool,
     options: Options,
     zoo: Zoo,
@@ -288,7 +290,7 @@ def _step(
     if options.model is None and (silent or options.strength == 0):
         reason = "no noise found, passed through" if options.strength else "strength 0, passed through"
         return Step(None, "", sigma_255, black, gain, TILE_CPU, 0, 8, reason)
-    stabilised = stabilised_model(route, smooth, joint, options, zoo)
+    stabilised = stabilised_model(route, smooth, dim, joint, options, zoo)
     if photo:
         descriptor, reason = photo, "blind to the level; for finished photographs"
     elif stabilised:

@@ -103,26 +103,28 @@ def photo_model(
 
 
 def stabilised_model(
-    route: Route, smooth: bool, joint: bool, options: Options, zoo: Zoo
+    route: Route, smooth: bool, dim: bool, joint: bool, options: Options, zoo: Zoo
 ) -> tuple[Descriptor, str] | None:
     """Return the gray model that knows what stabilised noise is, and why.
 
     Of few photons the noise is neither of one level nor Gaussian behind the transform: there is a
-    model for that. There is another for pictures without fine detail, as microscopes show them. The
-    fast tier keeps to its own network.
+    model for that. There is another for pictures without fine detail, as microscopes show them. Sharp
+    pictures of which much is dim go to the former, whatever their bright parts get. The fast tier keeps
+    to its own network.
     """
     if not route.curves or joint or options.model is not None or options.quality == "fast":
         return None
     sigma_255 = route.sigma * route.gain * 255
     counted = all(c.kind == "line" and c.gain > 0 for c in route.curves) and not route.spectra
-    for tier, fits, why in (
-        ("photons", counted, "few photons, after stabilising"),
-        ("micro", smooth, "in a picture without fine detail; for microscopy"),
-    ):
-        models = (d for d in zoo.descriptors if d.tier == tier and d.colours == 1)
-        found = next((d for d in models if fits and d.band_255[0] <= sigma_255), None)
-        if found:
-            return found, f"noise {sigma_255:.1f}/255, {why}"
+    of = {d.tier: d for d in reversed(zoo.descriptors) if d.colours == 1}
+    photons, micro = of.get("photons"), of.get("micro")
+    level = f"noise {sigma_255:.1f}/255, "
+    if photons and counted and sigma_255 >= photons.band_255[0]:
+        return photons, level + "few photons, after stabilising"
+    if micro and smooth and sigma_255 >= micro.band_255[0]:
+        return micro, level + "in a picture without fine detail; for microscopy"
+    if photons and counted and dim and sigma_255 >= photons.trained_255[0]:
+        return photons, level + "after stabilising; much of the picture gets less than a photon per pixel"
     return None
 
 

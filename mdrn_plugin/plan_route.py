@@ -37,6 +37,7 @@ class Facts:
     samples_joint: bool  # the samples are the R, G, B of one colour picture
     jpeg: bool = False  # the pixels were decoded from JPEG and not resampled since
     smooth: tuple[bool, ...] = ()  # per channel: no fine detail, as under a microscope; empty: not looked at
+    dim: tuple[bool, ...] = ()  # per channel: much of it gets less than a photon per pixel; likewise
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

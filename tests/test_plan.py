@@ -353,7 +353,12 @@ def test_resolve_other_pictures_do_not(plan: Any) -> None:
 
 
 MICRO_ZOO = Zoo(
-    Path(), (*ZOO.descriptors, _descriptor(1, 10, 90, "micro"), _descriptor(1, 60, 90, "photons"))
+    Path(),
+    (
+        *ZOO.descriptors,
+        _descriptor(1, 10, 90, "micro"),
+        dataclasses.replace(_descriptor(1, 60, 90, "photons"), trained_255=(9, 92)),
+    ),
 )
 
 
@@ -378,6 +383,15 @@ def test_resolve_few_photons_go_to_the_model_for_them(smooth: bool) -> None:
     assert step.model == "mdrn-photons-gray-60-90"
     assert "photons" in step.reason
     assert _cells(Options(quality="fast"), gain=0.6).steps[0].model != step.model
+
+
+def test_resolve_dim_pictures_with_fine_detail_go_to_the_model_for_few_photons() -> None:
+    step = _cells(smooth=False, dim=(True,)).steps[0]
+    assert step.model == "mdrn-photons-gray-60-90"
+    assert "less than a photon" in step.reason
+    assert _cells(dim=(True,)).steps[0].model == "mdrn-micro-gray-10-90"  # smooth ones do not
+    assert _cells(gain=1e-4, smooth=False, dim=(True,)).steps[0].model != step.model  # hardly any noise
+    assert _cells(Options(quality="fast"), smooth=False, dim=(True,)).steps[0].model != step.model
 
 
 @pytest.mark.parametrize(

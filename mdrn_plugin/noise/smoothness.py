@@ -41,21 +41,25 @@ def is_smooth(planes_YXS: Sequence[Any], curve: NoiseCurve) -> bool:
     curve : NoiseCurve
         Of their noise, in the same units.
     """
-    blocks = [
-        np.asarray(plane[y : y + _SIDE, x : x + _SIDE], np.float64)[..., 0]
-        for plane, y, x in _places(planes_YXS)
-    ]
-    if not blocks:
-        return False
-    found = stabiliser(curve).forward(np.stack(blocks))
-    found = found[np.isfinite(found).all((1, 2))]
+    found = spread_blocks(planes_YXS)
     if not len(found):
         return False
+    found = stabiliser(curve).forward(found)
     window, bands = _window_and_bands()
     found = (found - found.mean((1, 2), keepdims=True)) * window
     power = (np.abs(np.fft.fft2(found)) ** 2).mean(0)
     middle, fine, noise = (float(power[band].mean()) for band in bands)
     return middle - noise > _SEEN * noise and fine - noise < _LEFT * (middle - noise)
+
+
+def spread_blocks(planes_YXS: Sequence[Any]) -> NDArray[np.float64]:
+    """Return blocks spread evenly over all planes, (N, 64, 64); none with a value that is not finite."""
+    blocks = [
+        np.asarray(plane[y : y + _SIDE, x : x + _SIDE], np.float64)[..., 0]
+        for plane, y, x in _places(planes_YXS)
+    ]
+    found = np.stack(blocks) if blocks else np.empty((0, _SIDE, _SIDE))
+    return found[np.isfinite(found).all((1, 2))]
 
 
 def _places(planes_YXS: Sequence[Any]) -> list[tuple[Any, int, int]]:
