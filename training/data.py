@@ -25,6 +25,7 @@ from mdrn_plugin.files import write_atomic, write_bytes
 
 from .fluorescence import draw_scene
 from .testsets import find_test_set
+from .textures import draw_texture
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -183,12 +184,14 @@ class CropRules:
     shuffle_colours: bool = False  # random order of R, G, B
     smooth: float = 0.0  # share of the patches that are smooth and dark, as a microscope's pictures are
     fluorescence: float = 0.0  # share of drawn scenes, see `training.fluorescence`
+    textures: float = 0.0  # share of photographs with a drawn texture in them, see `training.textures`
 
     def __post_init__(self) -> None:
-        if self.smooth < 0 or self.fluorescence < 0 or self.smooth + self.fluorescence > 1:
+        shares = (self.smooth, self.fluorescence, self.textures)
+        if min(shares) < 0 or sum(shares) > 1:
             raise BadOption(
-                f"smooth {self.smooth:g} and fluorescence {self.fluorescence:g}: expected shares of at most "
-                "1 together; mend the recipe"
+                f"smooth {self.smooth:g}, fluorescence {self.fluorescence:g} and textures {self.textures:g}: "
+                "expected shares of at most 1 together; mend the recipe"
             )
 
 
@@ -230,7 +233,8 @@ class Crops:
 
     def _patch(self, rng: np.random.Generator, index: int) -> Tensor:
         rules, e = self._rules, self._pack.entries[index]
-        if rules.smooth or rules.fluorescence:
+        draw = 1.0
+        if rules.smooth or rules.fluorescence or rules.textures:
             draw = rng.random()
             if draw < rules.smooth:
                 return dihedral(self._smooth(rng, index), int(rng.integers(8)))
@@ -249,6 +253,8 @@ class Crops:
         patch = dihedral(patch, int(rng.integers(8)))
         if rules.shuffle_colours and rules.colours == 3:
             patch = patch[torch.from_numpy(rng.permutation(3))]
+        if draw < rules.smooth + rules.fluorescence + rules.textures:
+            patch = torch.from_numpy(draw_texture(rng, patch.numpy()))
         return patch
 
     def _smooth(self, rng: np.random.Generator, index: int) -> Tensor:

@@ -1,9 +1,9 @@
 """Noise put on clean pictures for training.
 
-Four kinds: white Gaussian noise (`add_awgn`); few photons, stabilised (`photons`); RAW mosaics of a
-simulated sensor; and finished photographs of a simulated camera, whose noise went through demosaicing, the
-camera's own noise reduction, tone curve and JPEG. Everything is a function of (seed, step) and of the
-place in the batch.
+Five kinds: white Gaussian noise (`add_awgn`); few photons, stabilised (`photons`); both in turn, as a
+microscope has them; RAW mosaics of a simulated sensor; and finished photographs of a simulated camera,
+whose noise went through demosaicing, the camera's own noise reduction, tone curve and JPEG. Everything is
+a function of (seed, step) and of the place in the batch.
 
 Shapes: N pictures, C channels, H rows, W columns; white = 1.
 """
@@ -23,7 +23,7 @@ from .jpeg import jpeg, mix_channels
 from .mosaic import BAYER, demosaic, mosaic, pack
 from .photons import add_photon_noise
 
-KINDS = ("awgn", "photons", "raw", "camera-jpeg")
+KINDS = ("awgn", "photons", "microscope", "raw", "camera-jpeg")
 
 # px by which a crop must be larger than the patch, so that the patch's borders have been computed
 # from true neighbours and the grid of JPEG blocks begins anywhere.
@@ -101,7 +101,8 @@ def degrade(
     Parameters
     ----------
     kind : str
-        "awgn", "photons", "raw" or "camera-jpeg".
+        "awgn", "photons", "microscope" (every other picture the one, the rest the other), "raw" or
+        "camera-jpeg".
     x_NCHW : Tensor
         Clean pictures, 0..1; sRGB for the last two kinds; `margin` px larger than the pairs.
     sigma_255 : pair of float
@@ -114,10 +115,19 @@ def degrade(
     if kind == "awgn":
         noisy, sigma = add_awgn(x_NCHW, sigma_255, seed, step, batch, share)
         return Pair(noisy, x_NCHW, sigma)
-    if kind == "photons":
+    if kind in ("photons", "microscope"):
         count = batch or x_NCHW.shape[0]
         streams = [torch.Generator().manual_seed(_mix(seed, step * count + k)) for k in range(count)[share]]
-        return Pair(*add_photon_noise(x_NCHW, sigma_255, streams))
+        pair = Pair(*add_photon_noise(x_NCHW, sigma_255, streams))
+        if kind == "photons":
+            return pair
+        noisy, sigma = add_awgn(x_NCHW, sigma_255, seed, step, batch, share)
+        white = torch.tensor([k % 2 == 1 for k in range(count)[share]])[:, None, None, None]
+        return Pair(
+            torch.where(white, noisy, pair.noisy),
+            torch.where(white, x_NCHW, pair.clean),
+            torch.where(white, sigma, pair.sigma),
+        )
     batch = batch or x_NCHW.shape[0]
     generator = torch.Generator().manual_seed(_mix(seed, step))
     cameras = draw_cameras(batch, generator).part(share)

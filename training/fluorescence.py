@@ -5,22 +5,15 @@ bright threads, tubes, grains and nuclei on black, under a haze of what is out o
 level sets of Gaussian random fields (Adler, "The Geometry of Random Fields", 1981): their lines are threads
 and membranes, their islands nuclei and organelles.
 
-Everything is periodic on a square a little larger than the patch, so a blur is a product of
-spectra. H rows, W columns; 1 is about the brightest of the picture that the patch is from.
+Everything is periodic on a square a little larger than the patch, see `training.fields`. 1 is about the
+brightest of the picture that the patch is from.
 """
 
 from __future__ import annotations
 
-import functools
-import math
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Plane = NDArray[np.float64]
+from .fields import Plane, blurred, direction, field, islands
 
 _MARGIN = 32  # px around the patch, so that its left side does not repeat its right one
 _PSF_PX = (0.45, 2.6)  # standard deviation of the spot that a point becomes
@@ -44,7 +37,7 @@ def draw_scene(rng: np.random.Generator, side: int) -> Plane:
         Shape (side, side), float64, 0..1.
     """
     period = side + _MARGIN
-    cell = _islands(_field(rng, period, rng.uniform(25, 80)), rng.uniform(-1.5, 0.5), 0.1)
+    cell = islands(field(rng, period, rng.uniform(25, 80)), rng.uniform(-1.5, 0.5), 0.1)
     scene = np.zeros((period, period))
     kinds = (_threads, _tubes, _grains, _nuclei)
     for kind in rng.choice(len(kinds), rng.integers(1, 4), p=(0.4, 0.3, 0.15, 0.15)):
@@ -53,8 +46,8 @@ def draw_scene(rng: np.random.Generator, side: int) -> Plane:
             layer = layer * cell
         scene += layer * rng.uniform(0.3, 1)
     scene += cell * rng.uniform(0, 0.3) * rng.integers(2)
-    focus = _blurred(scene, rng.uniform(*_PSF_PX))
-    haze = _blurred(scene, rng.uniform(*_HAZE_PX))
+    focus = blurred(scene, rng.uniform(*_PSF_PX))
+    haze = blurred(scene, rng.uniform(*_HAZE_PX))
     scene = focus + rng.uniform(0, 1.5) * rng.integers(2) * haze
     scene /= max(float(scene.max()), 1e-6)
     # Most of a picture is darker than its brightest part.
@@ -65,12 +58,12 @@ def draw_scene(rng: np.random.Generator, side: int) -> Plane:
 def _threads(rng: np.random.Generator, period: int) -> Plane:
     """Return filaments or membranes: lines where fields have a value, of even width and uneven brightness."""
     out = np.zeros((period, period))
-    stretch, angle = _direction(rng)
+    stretch, angle = direction(rng)
     for _ in range(rng.integers(1, 6)):
         turn = angle + rng.normal(0, 0.2)
-        field = _field(rng, period, rng.uniform(5, 20), stretch, turn) - rng.normal(0, 0.5)
-        down, across = np.gradient(field)
-        away_px = np.abs(field) / np.maximum(np.hypot(down, across), 1e-3)
+        plane = field(rng, period, rng.uniform(5, 20), stretch, turn) - rng.normal(0, 0.5)
+        down, across = np.gradient(plane)
+        away_px = np.abs(plane) / np.maximum(np.hypot(down, across), 1e-3)
         width_px = rng.uniform(0.4, 1.5)
         line = np.exp(-((away_px / width_px) ** 2) / 2)
         out += line * _unevenness(rng, period) * rng.uniform(0.3, 1)
@@ -79,9 +72,9 @@ def _threads(rng: np.random.Generator, period: int) -> Plane:
 
 def _tubes(rng: np.random.Generator, period: int) -> Plane:
     """Return thick worms, such as mitochondria."""
-    stretch, angle = _direction(rng)
-    field = _field(rng, period, rng.uniform(2, 5), stretch, angle)
-    return _islands(field, rng.uniform(0.3, 1.5), rng.uniform(0.1, 0.5)) * _unevenness(rng, period)
+    stretch, angle = direction(rng)
+    plane = field(rng, period, rng.uniform(2, 5), stretch, angle)
+    return islands(plane, rng.uniform(0.3, 1.5), rng.uniform(0.1, 0.5)) * _unevenness(rng, period)
 
 
 def _grains(rng: np.random.Generator, period: int) -> Plane:
@@ -92,51 +85,11 @@ def _grains(rng: np.random.Generator, period: int) -> Plane:
 
 def _nuclei(rng: np.random.Generator, period: int) -> Plane:
     """Return large islands with a texture of their own."""
-    islands = _islands(_field(rng, period, rng.uniform(12, 30)), rng.uniform(0.2, 1.2), 0.05)
-    texture = 1 + rng.uniform(0, 0.5) * _field(rng, period, rng.uniform(1.5, 5))
-    return islands * np.maximum(texture, 0)
-
-
-def _direction(rng: np.random.Generator) -> tuple[float, float]:
-    """Return how much longer than wide structures are, and their angle."""
-    return math.exp(rng.uniform(0, math.log(6))), rng.uniform(0, math.pi)
+    there = islands(field(rng, period, rng.uniform(12, 30)), rng.uniform(0.2, 1.2), 0.05)
+    texture = 1 + rng.uniform(0, 0.5) * field(rng, period, rng.uniform(1.5, 5))
+    return there * np.maximum(texture, 0)
 
 
 def _unevenness(rng: np.random.Generator, period: int) -> Plane:
-    near, far = _field(rng, period, rng.uniform(2, 4)), _field(rng, period, rng.uniform(10, 40))
+    near, far = field(rng, period, rng.uniform(2, 4)), field(rng, period, rng.uniform(10, 40))
     return np.exp(rng.uniform(0, 0.8) * near + rng.uniform(0, 0.8) * far)
-
-
-def _islands(field: Plane, level: float, softness: float) -> Plane:
-    return 1 / (1 + np.exp(np.clip((level - field) / softness, -50, 50)))
-
-
-def _field(
-    rng: np.random.Generator, period: int, size_px: float, stretch: float = 1.0, angle: float = 0.0
-) -> Plane:
-    """Return a Gaussian random field of mean 0 and variance 1 whose correlation is a Gaussian.
-
-    `size_px` is the standard deviation of its kernel across, `stretch` times that along `angle`.
-    """
-    down, across = _frequencies(period)
-    along = across * math.cos(angle) + down * math.sin(angle)
-    beside = down * math.cos(angle) - across * math.sin(angle)
-    kernel = np.exp(-2 * (math.pi * size_px) ** 2 * ((along * stretch) ** 2 + beside**2))
-    spectrum = np.fft.rfft2(rng.standard_normal((period, period))) * kernel
-    spectrum[0, 0] = 0
-    field = np.fft.irfft2(spectrum, (period, period))
-    return field / max(float(field.std()), 1e-9)
-
-
-def _blurred(plane: Plane, width_px: float) -> Plane:
-    down, across = _frequencies(len(plane))
-    kernel = np.exp(-2 * (math.pi * width_px) ** 2 * (down**2 + across**2))
-    return np.fft.irfft2(np.fft.rfft2(plane) * kernel, plane.shape)
-
-
-@functools.cache
-def _frequencies(period: int) -> tuple[Plane, Plane]:
-    """Return cycles per pixel, down (period, 1) and across (1, period / 2 + 1)."""
-    down: Plane = np.fft.fftfreq(period).astype(np.float64)
-    across: Plane = np.fft.rfftfreq(period).astype(np.float64)
-    return down[:, None], across[None]

@@ -267,6 +267,7 @@ class _Trainer:
             shuffle_colours=recipe.shuffle_colours,
             smooth=recipe.smooth,
             fluorescence=recipe.fluorescence,
+            textures=recipe.textures,
         )
         self.crops = Crops(pack, used or kept, rules, recipe.seed)
         self.kept = kept[: recipe.validate_pictures]
@@ -513,7 +514,7 @@ class _Trainer:
 
 def picture_colours(recipe: Recipe) -> int:
     """Return the colours of the pictures that the recipe's pairs are made of: a camera needs three."""
-    return recipe.colours if recipe.degrade in ("awgn", "photons") else 3
+    return recipe.colours if recipe.degrade in ("awgn", "photons", "microscope") else 3
 
 
 def cut_to_stride(x_NCHW: Tensor, stride: int) -> Tensor:

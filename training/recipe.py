@@ -39,6 +39,7 @@ class Recipe:
     shuffle_colours: bool = False
     smooth: float = 0.0  # share of the patches that are smooth and dark; see `data.Crops`
     fluorescence: float = 0.0  # share of drawn scenes; see `training.fluorescence`
+    textures: float = 0.0  # share of photographs with a drawn texture in them; see `training.textures`
     validation: str = "DIV2K_valid_crops"  # folder of the data that is kept for validation
     validate_sigma_255: tuple[float, ...] = ()
     validate_every: int = 250  # steps

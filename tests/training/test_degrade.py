@@ -268,7 +268,7 @@ def test_photographs_without_noise_differ_by_jpeg_only() -> None:
 
 
 def test_degrade_unknown_kind_says_the_choices() -> None:
-    with pytest.raises(BadOption, match="awgn, photons, raw, camera-jpeg"):
+    with pytest.raises(BadOption, match="awgn, photons, microscope, raw, camera-jpeg"):
         degrade.margin("fog")
 
 
@@ -361,3 +361,14 @@ def test_photons_are_a_function_of_seed_step_and_place() -> None:
     assert torch.equal(one.noisy, again.noisy)
     assert torch.equal(one.noisy[2:], half.noisy)
     assert not torch.equal(one.noisy, degrade.degrade("photons", clean, (20, 80), 1, 6).noisy)
+
+
+def test_a_microscope_has_few_photons_and_white_noise_in_turn() -> None:
+    clean = torch.rand(4, 1, 16, 16)
+    both = degrade.degrade("microscope", clean, (20, 80), 1, 5)
+    photons = degrade.degrade("photons", clean, (20, 80), 1, 5)
+    white = degrade.degrade("awgn", clean, (20, 80), 1, 5)
+    for part, alone in ((slice(0, None, 2), photons), (slice(1, None, 2), white)):
+        assert torch.equal(both.noisy[part], alone.noisy[part])
+        assert torch.equal(both.clean[part], alone.clean[part])
+        assert torch.equal(both.sigma[part], alone.sigma[part])
