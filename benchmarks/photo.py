@@ -87,6 +87,7 @@ def photographs(
             pattern="RGGB",
             luma_share=torch.full((1,), 0.7 if smoothed else 0.0),
             chroma_share=torch.full((1,), 0.9 if smoothed else 0.0),
+            soft_px=torch.zeros(1),
             sharpening=torch.zeros(1),
             quality=80 + 15 * torch.rand(1, generator=generator),
             plain=torch.zeros(1, dtype=torch.bool),

@@ -40,7 +40,10 @@ _SHARPENED_SHARE = 0.3
 # interpolation of colours, they are sharp to the pixel, and this much of the noise's variance is left.
 _SMALLER_SHARE = 0.3
 _SMALLER_VARIANCE = (0.0, 0.4)
-_LENS_PX = 0.7  # widest Gaussian of lens and low-pass filter in front of the sensor
+_LENS_PX = (0.2, 1.2)  # Gaussian of lens, focus and low-pass filter in front of the sensor
+# Of the cameras correct their lens or shake, which interpolates picture and noise alike: a Gaussian as wide.
+_INTERPOLATED_SHARE = 0.6
+_INTERPOLATED_PX = (0.3, 1.0)
 _TAPS = 10  # px, radius of the kernels of the camera's own filters
 
 
@@ -137,7 +140,7 @@ def degrade(
     if kind == "raw":
         return _raw_pair(unprocess(x_NCHW, cameras), gain, offset, levels[share], each, packed=packed)
     look = draw_look(batch, generator)
-    width = _LENS_PX * torch.rand(batch, 1, generator=generator)
+    width = _LENS_PX[0] + (_LENS_PX[1] - _LENS_PX[0]) * torch.rand(batch, 1, generator=generator)
     width = torch.where(look.left[:, None] < 0, width, 0.0)[share].clamp_min(0.05)
     raw = unprocess(blur(x_NCHW, width.expand(-1, 3)), cameras)
     return photograph(raw, cameras, gain, offset, each, look, share)
@@ -197,6 +200,8 @@ class Look:
         Width of the Gaussian of the camera's own noise reduction, px.
     luma_share, chroma_share : Tensor
         How much of that Gaussian is mixed in, 0 (no noise reduction) to 1.
+    soft_px : Tensor
+        Width of the Gaussian that picture and noise went through behind the demosaicing, px; 0: none.
     sharpening : Tensor
         Of an unsharp mask of width 1 px, 0 to 1.
     quality : Tensor
@@ -216,6 +221,7 @@ class Look:
     chroma_px: Tensor
     luma_share: Tensor
     chroma_share: Tensor
+    soft_px: Tensor
     sharpening: Tensor
     quality: Tensor
     plain: Tensor
@@ -232,12 +238,15 @@ def draw_look(batch: int, generator: torch.Generator) -> Look:
     smoothed = (u[0] < _SMOOTHED_SHARE).float()
     offset = torch.randint(16, (2,), generator=generator)
     which = int(torch.randint(len(BAYER), (1,), generator=generator))
+    soft = torch.rand(batch, generator=generator) / _INTERPOLATED_SHARE
+    narrow, wide = _INTERPOLATED_PX
     return Look(
         pattern="XTRANS" if float(of_batch[0]) < _XTRANS_SHARE else BAYER[which],
         luma_px=0.4 + 2.6 * u[1],
         chroma_px=0.6 + 4.4 * u[2],
         luma_share=smoothed * (0.2 + 0.8 * u[3]),
         chroma_share=smoothed * (0.4 + 0.6 * u[4]),
+        soft_px=torch.where(soft < 1, narrow + (wide - narrow) * soft, 0.0),
         sharpening=(u[5] < _SHARPENED_SHARE) * (u[5] / _SHARPENED_SHARE),
         quality=(_QUALITY[0] + (_QUALITY[1] - _QUALITY[0]) * u[6]).round(),
         plain=u[7] < _PLAIN_SHARE,
@@ -288,6 +297,10 @@ def photograph(
         both = torch.where(smaller.repeat(2, 1, 1, 1), whole, both)
     clean, noisy = (develop(x, cameras) for x in (both[:count], both[count:]))
     noise = torch.where(smaller, noisy - clean, _smooth_noise(noisy - clean, look, share))
+    soft_px = torch.where(smaller.flatten(), 0.0, look.soft_px[share])
+    if bool((soft_px > 0).any()):
+        both = blur(torch.cat([clean, noise], 1), soft_px.clamp_min(0.05)[:, None].expand(-1, 6))
+        clean, noise = both[:, :3], both[:, 3:]
     sharpening = look.sharpening[share][:, None, None, None]
     if bool((sharpening > 0).any()):
         width = torch.ones(count, 3)

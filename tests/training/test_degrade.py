@@ -288,7 +288,10 @@ def test_photographs_that_were_made_smaller_keep_every_pixel_and_less_noise() ->
     fine = torch.rand(1, 3, 72, 72, generator=generator) * 0.5 + 0.2
     cameras = camera.draw_cameras(1, generator)
     look = dataclasses.replace(
-        degrade.draw_look(1, generator), sharpening=torch.zeros(1), plain=torch.ones(1, dtype=torch.bool)
+        degrade.draw_look(1, generator),
+        soft_px=torch.zeros(1),
+        sharpening=torch.zeros(1),
+        plain=torch.ones(1, dtype=torch.bool),
     )
     raw = camera.unprocess(fine, cameras)
     gain, offset = torch.tensor([1e-3]), torch.tensor([1e-4])
@@ -304,6 +307,37 @@ def test_photographs_that_were_made_smaller_keep_every_pixel_and_less_noise() ->
     rounding = 0.3
     assert float(found[0.0].sigma) == pytest.approx(rounding, abs=0.1)
     assert rounding < float(found[0.1].sigma) < 0.6 * float(found[-1.0].sigma)
+
+
+def test_an_interpolating_camera_softens_picture_and_noise_alike() -> None:
+    generator = torch.Generator().manual_seed(6)
+    fine = torch.rand(1, 3, 72, 72, generator=generator) * 0.4 + 0.3
+    cameras = camera.draw_cameras(1, generator)
+    plain = dataclasses.replace(
+        degrade.draw_look(1, generator),
+        sharpening=torch.zeros(1),
+        plain=torch.ones(1, dtype=torch.bool),
+        left=torch.full((1,), -1.0),
+    )
+    raw = camera.unprocess(fine, cameras)
+    gain, offset = torch.tensor([1e-3]), torch.tensor([1e-5])
+
+    def photograph(**changed: Tensor) -> degrade.Pair:
+        seeded = [torch.Generator().manual_seed(1)]
+        return degrade.photograph(raw, cameras, gain, offset, seeded, dataclasses.replace(plain, **changed))
+
+    sharp, soft = photograph(soft_px=torch.zeros(1)), photograph(soft_px=torch.full((1,), 0.8))
+    inner = (..., slice(12, -12), slice(12, -12))  # the kernel reaches over what is cut off
+    for a, b in ((sharp.clean, soft.clean), (sharp.noisy - sharp.clean, soft.noisy - soft.clean)):
+        expected = degrade.blur(a, torch.full((1, 3), 0.8))
+        assert float((b - expected)[inner].abs().max()) < 1.5 / 255  # two roundings
+        assert float(b[inner].std()) < 0.8 * float(a[inner].std())
+    # One that was made smaller afterwards is sharp to the pixel whatever the camera did.
+    smaller = {"left": torch.full((1,), 0.1)}
+    assert torch.equal(
+        photograph(soft_px=torch.full((1,), 0.8), **smaller).noisy,
+        photograph(soft_px=torch.zeros(1), **smaller).noisy,
+    )
 
 
 def test_photographs_of_grey_detail_have_little_colour() -> None:
