@@ -160,13 +160,14 @@ def carry_out(
     zoo, progress, stop
         As of `denoise_picture`.
     """
-    from mdrn_plugin.engine.planes import run_plan
+    from mdrn_plugin.engine.planes import run_plan, take_rest_of_noise
     from mdrn_plugin.engine.stacks import average_along
     from mdrn_plugin.zoo import available
 
     began = time.perf_counter()
     pixels = np.empty(picture.shape, picture.pixels.dtype) if out is None else out
     carried_out = run_plan(picture, pixels, plan, zoo or available(), progress=progress, stop=stop)
+    carried_out = take_rest_of_noise(picture, pixels, carried_out)
     if carried_out.along is not None:
         average_along(picture, pixels, carried_out, profiles, stop)
     denoised = dataclasses.replace(picture, pixels=pixels)

@@ -10,6 +10,7 @@ import numpy as np
 
 from mdrn_plugin.engine.backends import load_network
 from mdrn_plugin.engine.device import threads
+from mdrn_plugin.engine.flat_parts import measure_shares, take_rest
 from mdrn_plugin.engine.mosaic import MosaicRoute, count_mosaic_tiles, run_mosaic
 from mdrn_plugin.engine.packed import count_packed_tiles, run_packed
 from mdrn_plugin.engine.routes import Route, count_route_tiles, run_route, stabilised
@@ -98,6 +99,35 @@ def run_plan(
                     job = run_route(*places, job, route.part(part), tile_done=tile_done, stop=stop)
             jobs[channel] = job
     return _as_carried_out(plan, jobs)
+
+
+def take_rest_of_noise(picture: Picture, out: Any, plan: Plan) -> Plan:
+    """Take what a network that is not told the noise left of it, in place; see `engine.flat_parts`.
+
+    Parameters
+    ----------
+    picture, out, plan
+        As of `run_plan`, which is over.
+
+    Returns
+    -------
+    Plan
+        With a note for each plane of which more was taken.
+    """
+    if not plan.joint or plan.mosaic is not None or plan.strength <= 0:
+        return plan
+    written = dataclasses.replace(picture, pixels=out)
+    notes = []
+    with threads(plan.threads):
+        for index in picture.planes():
+            if not plan.steps[picture.channel_of(index)].blind:
+                continue
+            before, after = (samples_of(p.plane(index), slice(None)) for p in (picture, written))
+            shares = measure_shares(before, after, plan.strength)
+            if shares:
+                take_rest(before, after, shares, plan.saturate)
+                notes.append(shares.explain())
+    return dataclasses.replace(plan, notes=(*plan.notes, *dict.fromkeys(notes))) if notes else plan
 
 
 def _run_mosaic_plan(
