@@ -238,7 +238,9 @@ def draw_look(batch: int, generator: torch.Generator) -> Look:
     smoothed = (u[0] < _SMOOTHED_SHARE).float()
     offset = torch.randint(16, (2,), generator=generator)
     which = int(torch.randint(len(BAYER), (1,), generator=generator))
-    soft = torch.rand(batch, generator=generator) / _INTERPOLATED_SHARE
+    # From a stream beside it: what follows in `generator` is what it was before cameras interpolated.
+    beside = torch.Generator().set_state(generator.get_state())
+    soft = torch.rand(10, batch, generator=beside)[-1] / _INTERPOLATED_SHARE
     narrow, wide = _INTERPOLATED_PX
     return Look(
         pattern="XTRANS" if float(of_batch[0]) < _XTRANS_SHARE else BAYER[which],
