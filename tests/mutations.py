@@ -270,6 +270,15 @@ MUTATIONS = (
     Mutation("streamed", "any decoder is let at it", "mdrn_plugin/formats/streamed.py",
              "not in segments.LOSSLESS | {_OLD_DEFLATE}", "== 0",
              "tests/formats/test_streamed.py -k changed_is_read"),
+    Mutation("flat", "texture is taken for noise", "mdrn_plugin/engine/flat_parts.py",
+             "sure = float(np.clip((agreement - low) / (high - low), 0, 1))", "sure = 1.0",
+             "tests/engine/test_flat_parts.py -k without_colour"),
+    Mutation("flat", "strips do not see their neighbours", "mdrn_plugin/engine/flat_parts.py",
+             "reach = _radius(_FINE_PX)", "reach = 0",
+             "tests/engine/test_flat_parts.py -k seams"),
+    Mutation("flat", "models that are told the noise are corrected too", "mdrn_plugin/engine/planes.py",
+             "if not plan.steps[picture.channel_of(index)].blind:", "if False:",
+             "tests/engine/test_flat_parts.py -k left_alone"),
 )  # fmt: skip
 
 
