@@ -161,7 +161,8 @@ def _as_ycc(before_HWC: Any, after_HWC: Any) -> tuple[Floats, Floats]:
         taken = before - np.asarray(after_HWC).astype(np.float32)
     odd = ~np.isfinite(taken)
     before, taken = np.where(odd, 0, before), np.where(odd, 0, taken)
-    return tuple(np.ascontiguousarray(np.moveaxis(x @ _TO_YCC.T, -1, 0)) for x in (before, taken))  # type: ignore[return-value]
+    values, noise = (np.ascontiguousarray(np.moveaxis(x @ _TO_YCC.T, -1, 0)) for x in (before, taken))
+    return values, noise
 
 
 def _radius(width_px: float) -> int:
