@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mdrn_plugin.errors import BadOption
+from mdrn_plugin.noise.compression import TO_YCC
 
 from .camera import Cameras, add_sensor_noise, develop, draw_cameras, draw_noise, unprocess
 from .jpeg import jpeg, mix_channels
@@ -329,7 +330,7 @@ def _smooth_noise(noise_N3HW: Tensor, look: Look, share: slice) -> Tensor:
     luma, chroma = look.luma_share[share], look.chroma_share[share]
     if not bool((luma > 0).any()):
         return noise_N3HW
-    to_ycc = torch.tensor(((0.299, 0.587, 0.114), (-0.1687, -0.3313, 0.5), (0.5, -0.4187, -0.0813)))
+    to_ycc = torch.tensor(TO_YCC)
     ycc = mix_channels(noise_N3HW, to_ycc)
     widths = torch.stack([look.luma_px[share], look.chroma_px[share], look.chroma_px[share]], 1)
     shares = torch.stack([luma, chroma, chroma], 1)[..., None, None]

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mdrn_plugin.noise.compression import TO_YCC
+
 _LUMA = (
     (16, 11, 10, 16, 24, 40, 51, 61),
     (12, 12, 14, 19, 26, 58, 60, 55),
@@ -37,11 +39,6 @@ _CHROMA = (
     (99, 99, 99, 99, 99, 99, 99, 99),
     (99, 99, 99, 99, 99, 99, 99, 99),
     (99, 99, 99, 99, 99, 99, 99, 99),
-)
-_TO_YCC = (
-    (0.299, 0.587, 0.114),
-    (-0.168735892, -0.331264108, 0.5),
-    (0.5, -0.418687589, -0.081312411),
 )
 _TO_RGB = ((1.0, 0.0, 1.402), (1.0, -0.344136286, -0.714136286), (1.0, 1.772, 0.0))
 
@@ -80,7 +77,7 @@ def jpeg(
     right = -(width + offset[1]) % MCU
     x = (x_N3HW.clamp(0, 1) * 255).round()
     x = functional.pad(x, (offset[1], right, offset[0], below), mode="replicate")
-    ycc = mix_channels(x, x.new_tensor(_TO_YCC))
+    ycc = mix_channels(x, x.new_tensor(TO_YCC))
     luma = ycc[:, :1].round() - 128
     chroma = ycc[:, 1:]
     if subsample:

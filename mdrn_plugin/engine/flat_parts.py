@@ -24,6 +24,7 @@ import torch
 from torch.nn import functional
 
 from mdrn_plugin.engine.run import store
+from mdrn_plugin.noise.compression import TO_YCC
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,7 +43,7 @@ _MOST = 2.0  # times what the network takes
 _WINDOW_PX, _WINDOWS = 512, 4  # measured on so many windows along each side at most
 _STRIP_PX = 256  # rows treated at a time
 
-_TO_YCC = np.array(((0.299, 0.587, 0.114), (-0.1687, -0.3313, 0.5), (0.5, -0.4187, -0.0813)), np.float32)
+_TO_YCC = np.array(TO_YCC, np.float32)
 _TO_RGB = np.linalg.inv(_TO_YCC).astype(np.float32)
 
 

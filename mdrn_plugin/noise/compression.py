@@ -17,8 +17,15 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+# RGB to luma and the two differences of colour, blue and red (JFIF 1.02, 1992; without its offset).
+TO_YCC = (
+    (0.299, 0.587, 0.114),
+    (-0.168735892, -0.331264108, 0.5),
+    (0.5, -0.418687589, -0.081312411),
+)
+
 _SIDE = 8
-_LUMA = (0.299, 0.587, 0.114)  # JFIF
+_LUMA = TO_YCC[0]
 _BLOCKS = 4096  # looked at, spread over the picture
 _LOOKED = 1024  # px a side, to find the grid in
 # Low ones, that every picture has; and some whose steps are larger, for qualities above 90.
