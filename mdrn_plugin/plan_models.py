@@ -43,8 +43,8 @@ def choose_model(
 ) -> tuple[Descriptor, str]:
     """Return the model for a noise level, and why.
 
-    The narrowest band that contains the level, within the tier that the quality names; above all
-    bands, the highest one.
+    The narrowest band that contains the level, within the tier that the quality names; where that
+    tier has none, in the next. Above all bands, the highest one.
     """
     if options.model is not None:
         descriptor = zoo.get(options.model)
@@ -64,23 +64,22 @@ def choose_model(
             )
         return descriptor, "chosen by the user"
     wanted = _TIERS[options.quality]
-    for tier in (wanted, *_FALLBACK[wanted]):
-        models = [d for d in zoo.descriptors if d.colours == colours and d.tier == tier]
-        if not models:
-            continue
-        if tier != wanted:
-            notes.append(f"no model of the tier {wanted!r} yet: {tier!r} used instead")
-        # Above all bands the contrast will be reduced until the noise lies on the highest edge.
-        level = min(sigma_255, max(d.band_255[1] for d in models))
-        covering = [d for d in models if d.band_255[0] <= level <= d.band_255[1]]
-        if not covering:
-            covering = [min(models, key=lambda d: abs(d.band_255[0] - level))]
-        best = min(covering, key=lambda d: (d.band_255[1] - d.band_255[0], d.name))
-        return (
-            best,
-            f"noise {sigma_255:.1f}/255 lies in its band {best.band_255[0]:g} to {best.band_255[1]:g}",
-        )
-    raise BadOption("the zoo has no model for this picture; reinstall mdrn-plugin, or give --model")
+    tiers = (wanted, *_FALLBACK[wanted])
+    models = [d for d in zoo.descriptors if d.colours == colours and d.tier in tiers]
+    if not models:
+        raise BadOption("the zoo has no model for this picture; reinstall mdrn-plugin, or give --model")
+    # Above all bands the contrast will be reduced until the noise lies on the highest edge.
+    level = min(sigma_255, max(d.band_255[1] for d in models))
+    covering = [d for d in models if d.band_255[0] <= level <= d.band_255[1]]
+    if not covering:
+        covering = [min(models, key=lambda d: abs(d.band_255[0] - level))]
+    best = min(covering, key=lambda d: (tiers.index(d.tier), d.band_255[1] - d.band_255[0], d.name))
+    if best.tier != wanted:
+        some = any(d.tier == wanted for d in models)
+        where = " for this noise" if some else ""
+        notes.append(f"no model of the tier {wanted!r}{where} yet: {best.tier!r} used instead")
+    low, high = best.band_255
+    return best, f"noise {sigma_255:.1f}/255 lies in its band {low:g} to {high:g}"
 
 
 def photo_model(

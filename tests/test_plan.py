@@ -179,6 +179,19 @@ def test_resolve_missing_tier_falls_back_and_says_so() -> None:
     assert any("'best'" in note for note in plan.notes)
 
 
+def test_resolve_tier_without_the_band_falls_back_where_it_has_none() -> None:
+    zoo = dataclasses.replace(ZOO, descriptors=(*ZOO.descriptors, _descriptor(1, 20, 35, "best")))
+
+    def plan(sigma: float) -> Plan:
+        return resolve(_facts(), (NoiseProfile((sigma / 255,)),), Options(quality="best"), zoo, MACHINE)
+
+    assert plan(25).steps[0].model == "mdrn-8b-gray-20-35"
+    assert not any("'best'" in note for note in plan(25).notes)
+    for sigma, model in ((15, "mdrn-2b-gray-10-20"), (50, "mdrn-2b-gray-35-60"), (99, "mdrn-2b-gray-60-90")):
+        assert plan(sigma).steps[0].model == model
+        assert any("'best' for this noise" in note for note in plan(sigma).notes)
+
+
 def test_resolve_best_plus_is_an_ensemble_of_eight() -> None:
     assert _resolve(25, Options(quality="best+")).ensemble == 8
     assert _resolve(25, Options(quality="best")).ensemble == 1

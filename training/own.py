@@ -159,8 +159,8 @@ def _enter(
         "stride": STRIDE,
         "halo": exact_halo(blocks),
         "default_halo": min(48, exact_halo(blocks)),
-        "teacher": "D-BSN",
-        "distillation": "bayes",
+        "teacher": "D-BSN" if learnt.taught else None,
+        "distillation": "bayes" if learnt.taught else None,
         "training": {
             "init": model,
             "pictures": len(planes),

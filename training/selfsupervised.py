@@ -5,8 +5,11 @@ Three stages, each a share of the time given:
 1. *mean*: the blind-spot network learns to predict each pixel from its surroundings.
 2. *noise*: the noise level and the variance of that prediction are learnt with it by the constrained
    likelihood; Bayes' rule then gives a denoised picture for every noisy one.
-3. *student*: an MDRN, begun from the shipped model that the plan would choose, learns from two kinds of
-   pairs: noisy pictures with their Bayes results, and clean pictures with the learnt noise.
+3. *student*: an MDRN, begun from the shipped model that the plan would choose, learns from pairs of
+   recorrupted pictures: two made of each noisy one, whose noise is independent (Recorrupted-to-Recorrupted,
+   Pang et al., CVPR 2021). Where the Bayes results are better than what it begins as, or there are clean
+   pictures, it learns from the paper's two kinds of pairs as well: noisy pictures with their Bayes
+   results, and clean pictures with the learnt noise.
 
 It all happens on what the network sees: the plan's stabilised, scaled values, where the noise is white
 and of one level. What is kept is decided by Stein's unbiased risk estimate (SURE) on parts held back: it
@@ -52,6 +55,10 @@ if TYPE_CHECKING:
 _PHASES = 6  # px; the blind-spot network splits patches of multiples of it without filling up
 _LARGE = 21 * _PHASES  # px, side of the patches it learns from
 _DENOISED = 12_000_000  # px of Bayes results that the student learns from at most: about a minute
+_RECORRUPTED = 96  # px, side of the patches of recorrupted pictures
+_PREVIEW = 512  # px a side at most
+_ALPHA = 0.5  # noise added to the input, times its own
+_HELD = (8, 256)  # parts held back that are looked at, and their side, px
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,9 +102,12 @@ class Learnt:
         predictions are surest if that is less.
     sure_before, sure_after, sure_teacher : float
         PSNR in dB, white = 1, estimated by SURE on the parts held back: the shipped model, the
-        student, and the Bayes result that it learnt from.
+        student, and the Bayes results.
     kept : bool
         Whether the student is better than the model that it began as; else it *is* that model.
+    taught : bool
+        Whether the student learnt from the Bayes results and the clean pictures too, and not from the
+        noisy pictures alone.
     """
 
     weights: dict[str, Tensor]
@@ -106,6 +116,7 @@ class Learnt:
     sure_after: float
     sure_teacher: float
     kept: bool
+    taught: bool
 
 
 def learn(
@@ -154,49 +165,60 @@ def learn(
     trust = calibrate(dbsn, [*data.held(device)])
     # What is left where the prediction is surest holds all of the noise: the level cannot be above it.
     level = min(sigma, math.sqrt(float(trust.residual[0])))
-    data.keep(_DENOISED)
-    denoised = [bayes(dbsn, x.to(device), level, trust, options.bf16).cpu() for x in data.planes]
-    for k in range(min(3, len(denoised))):
-        _preview(folder / f"preview-{k}.png", data.planes[k], denoised[k])
+    for k, plane in enumerate(data.planes[:3]):
+        part = plane[:, :_PREVIEW, :_PREVIEW]
+        shown = bayes(dbsn, part.to(device), level, trust, options.bf16)
+        _preview(folder / f"preview-{k}.png", part, shown.cpu())
 
     student = network_of(init)
     student.load_state_dict(init)
     student.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    references = [torch.from_numpy(np.ascontiguousarray(p, np.float32)) for p in clean]
-    targets = [p for p in references if min(p.shape[1:]) >= options.patch] or denoised
 
-    def student_loss(step: int) -> Tensor:
-        pairs = _pairs(data, denoised, targets, level, options, step)
-        noisy, target, weight = (t.to(device) for t in pairs)
-        noisy = noisy.contiguous(memory_format=torch.channels_last)
-        out: Tensor = (weight * (student(noisy) - target).square()).mean() / level
-        return out
+    def teacher(noisy: Tensor) -> Tensor:
+        return bayes(dbsn, noisy[0], level, trust, bf16=False)[None]
 
     def student_score() -> float:
         return sure([*data.held(device)], student, level)
 
     before = student_score()
+    teachers = sure([*data.held(device)], teacher, level)
+    references = [torch.from_numpy(np.ascontiguousarray(p, np.float32)) for p in clean]
+    references = [p for p in references if min(p.shape[1:]) >= options.patch]
+    denoised: list[Tensor] = []
+    if teachers < before or references:
+        data.keep(_DENOISED)
+        denoised = [bayes(dbsn, x.to(device), level, trust, options.bf16).cpu() for x in data.planes]
+
+    def student_loss(step: int) -> Tensor:
+        noisy, target = (t.to(device) for t in _recorrupted(data, level, options, step))
+        noisy = noisy.contiguous(memory_format=torch.channels_last)
+        loss: Tensor = (student(noisy) - target).square().mean()
+        if denoised:
+            pairs = _pairs(data, denoised, references or denoised, level, options, step)
+            noisy, target, weight = (t.to(device) for t in pairs)
+            noisy = noisy.contiguous(memory_format=torch.channels_last)
+            loss = loss + (weight * (student(noisy) - target).square()).mean()
+        return loss / level
+
     third = Stage(
         "student",
         student,
         MuonAdam(student.named_parameters()),
-        (0.005, 3e-4),
+        (0.0025, 3e-4),
         student_loss,
         student_score,
         inputs,
     )
     after = third.run(folder, options, log, best=before)
 
-    def teacher(noisy: Tensor) -> Tensor:
-        return bayes(dbsn, noisy[0], level, trust, bf16=False)[None]
-
     return Learnt(
         {k: v.detach().cpu() for k, v in student.state_dict().items()},
         255 * level,
         _decibels(before),
         _decibels(after),
-        _decibels(sure([*data.held(device)], teacher, level)),
+        _decibels(teachers),
         after < before,
+        bool(denoised),
     )
 
 
@@ -331,10 +353,19 @@ class _Data:
         part = plane[:, top : top + side, left : left + side]
         return dihedral(part, int(rng.integers(8)))
 
-    def held(self, device: torch.device, side: int = 256) -> Iterator[Tensor]:
-        """Yield up to eight held-back pictures (1, C, H, W), cut to `side` and the network's stride."""
-        for plane in self._held[:8]:
-            height, width = (min(n, side) // STRIDE * STRIDE for n in plane.shape[1:])
+    def recorrupt(self, step: int, options: SelfOptions) -> Tensor:
+        """Return a step's random patches to recorrupt (N, C, side, side), of as many pixels as its pairs."""
+        side = min(_RECORRUPTED, *(n for p in self.planes for n in p.shape[1:])) // STRIDE * STRIDE
+        count = max(1, round(options.batch * options.patch**2 / side**2))
+        return torch.stack([self._cut(self.planes, (self._seed, 2, step, k), side) for k in range(count)])
+
+    def held(self, device: torch.device) -> Iterator[Tensor]:
+        """Yield parts held back (1, C, H, W), cut to a size and the network's stride; few may be wider."""
+        most, side = _HELD
+        for plane in self._held[:most]:
+            height = min(plane.shape[1], side) // STRIDE * STRIDE
+            share = most * side**2 // min(most, len(self._held))
+            width = min(plane.shape[2], share // height) // STRIDE * STRIDE
             yield plane[None, :, :height, :width].to(device, memory_format=torch.channels_last)
 
 
@@ -361,6 +392,19 @@ def _pairs(
     return torch.cat([noisy, made]), torch.cat([result, clean]), weight
 
 
+def _recorrupted(data: _Data, level: float, options: SelfOptions, step: int) -> tuple[Tensor, Tensor]:
+    """Return two pictures of each patch whose noise is independent, if that of the patch is Gaussian.
+
+    y + a z and y - z / a with z of the level of y's noise n: n + a z and n - z / a are uncorrelated, so
+    the squared distance of a network's output to the second differs from that to the clean picture by
+    a constant.
+    """
+    noisy = data.recorrupt(step, options)
+    generator = torch.Generator().manual_seed(options.seed * 1_000_003 + step)
+    added = level * torch.randn(noisy.shape, generator=generator)
+    return noisy + _ALPHA * added, noisy - added / _ALPHA
+
+
 def _digest(sigma: float, init: dict[str, Tensor], planes: Sequence[_Plane], clean: Sequence[_Plane]) -> str:
     digest = hashlib.sha256(repr(sigma).encode())
     for name in sorted(init):
@@ -377,15 +421,15 @@ def _decibels(risk: float) -> float:
 
 
 def _preview(path: Path, noisy_CHW: Tensor, denoised_CHW: Tensor) -> None:
-    """Write noisy and denoised beside each other, at most 512 pixels each, if Pillow is there."""
+    """Write noisy and denoised beside each other, if Pillow is there."""
     try:
         from PIL import Image
     except ImportError:
         return
     import io
 
-    pair = torch.cat([noisy_CHW[:, :512, :512], denoised_CHW[:, :512, :512]], 2)
-    low, high = torch.quantile(denoised_CHW[:, :512, :512].flatten(), torch.tensor([0.001, 0.999]))
+    pair = torch.cat([noisy_CHW, denoised_CHW], 2)
+    low, high = torch.quantile(denoised_CHW.flatten(), torch.tensor([0.001, 0.999]))
     scaled = ((pair - low) / (high - low).clamp_min(1e-6)).clamp(0, 1) * 255
     pixels = scaled.permute(1, 2, 0).round().byte().numpy()
     buffer = io.BytesIO()

@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from .selfsupervised import SelfOptions
 
 _WARM_UP = 20  # steps
-SHARES = {"mean": 0.5, "noise": 0.3, "student": 0.2}
+SHARES = {"mean": 0.25, "noise": 0.15, "student": 0.6}
 _AVERAGE = 0.995  # what a step leaves of the moving average of the weights, which is what is kept
 _CHECKS = 10  # evaluations on the held-back parts per stage
 _SAVE_EVERY = 180.0  # s
-_STATE = 2  # counts up with what a state holds: an older one is not gone on from
+_STATE = 3  # counts up with what a state holds: an older one is not gone on from
 
 Progress = Callable[[str, int, int], None]
 

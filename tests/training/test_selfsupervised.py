@@ -20,7 +20,7 @@ from mdrn_plugin.training.bayes import bayes, sure
 from mdrn_plugin.training.command import main
 from mdrn_plugin.training.own import train_on
 from mdrn_plugin.training.selfsupervised import Learnt
-from mdrn_plugin.zoo import available
+from mdrn_plugin.zoo import available, shipped
 
 QUICK = {"steps": (3, 2, 2), "channels": 8, "blocks": 1, "batch": 4, "patch": 32}
 
@@ -228,11 +228,62 @@ def test_many_pictures_are_denoised_only_as_far_as_the_student_needs(
         sizes.append(x[0].numel())
         return x
 
+    risks = iter([0.02, 0.01, 0.03])  # of the model before, of the Bayes results, of the student
     monkeypatch.setattr(selfsupervised, "bayes", count)
     monkeypatch.setattr(selfsupervised, "_DENOISED", 2 * 128 * 128)
-    monkeypatch.setattr(selfsupervised, "sure", lambda *_: 1.0)
-    train_on(noisy, "mine", folder=tmp_path, **QUICK)
-    assert len(sizes) == 2
+    monkeypatch.setattr(selfsupervised, "sure", lambda *_: next(risks, 0.03))
+    assert train_on(noisy, "mine", folder=tmp_path, **QUICK).taught
+    assert len(sizes) == 3 + 2  # three previews
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["models"][0]["teacher"] == "D-BSN"
+
+
+def test_bayes_results_worse_than_the_model_teach_nothing(
+    noisy: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def paired(*_: Any) -> None:
+        raise AssertionError("pairs with Bayes results were asked for")
+
+    monkeypatch.setattr(selfsupervised, "_pairs", paired)
+    learnt = train_on(noisy, "mine", folder=tmp_path, **QUICK)
+    assert learnt.sure_teacher < learnt.sure_before
+    assert not learnt.taught
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["models"][0]["teacher"] is None
+
+
+def test_recorrupted_pictures_have_independent_noise() -> None:
+    rng, level = np.random.default_rng(0), 0.1
+    planes = [torch.from_numpy(0.5 + level * rng.standard_normal((1, 300, 300)).astype(np.float32))]
+    options = selfsupervised.SelfOptions(name="x", batch=16)
+    data = selfsupervised._Data(planes, options)
+    pairs = [selfsupervised._recorrupted(data, level, options, step) for step in range(20)]
+    noisy, target = (torch.cat(x).flatten() - 0.5 for x in zip(*pairs, strict=True))
+    assert float(noisy.std()) == pytest.approx(level * 1.25**0.5, rel=0.02)
+    assert float(target.std()) == pytest.approx(level * 5**0.5, rel=0.02)
+    assert abs(float(torch.corrcoef(torch.stack([noisy, target]))[0, 1])) < 0.01
+    assert torch.equal(pairs[3][0], selfsupervised._recorrupted(data, level, options, 3)[0])
+    assert not torch.equal(pairs[3][0], pairs[4][0])
+
+
+def test_model_adapts_to_what_a_single_noisy_picture_holds(tmp_path: Path) -> None:
+    """A texture that repeats itself: the picture alone says more of it than all photographs."""
+    y, x = np.mgrid[:256, :256]
+    clean = 0.5 + 0.25 * np.sign(np.sin(1.1 * x + 0.7 * y) * np.sin(0.9 * x - 1.3 * y))
+    noisy = (clean + np.random.default_rng(0).normal(0, 25 / 255, clean.shape)).astype(np.float32)
+    network = shipped().load_plain("mdrn-2b-gray-20-35")
+    options = selfsupervised.SelfOptions(name="x", **(QUICK | {"steps": (2, 2, 14), "patch": 48}))
+    learnt = selfsupervised.learn([noisy[None]], 25 / 255, dict(network.state_dict()), tmp_path, options)
+    errors = []
+    for weights in (network.state_dict(), learnt.weights):
+        network.load_state_dict(weights)
+        with torch.no_grad():
+            out = network(torch.from_numpy(noisy)[None, None])[0, 0].numpy()
+        errors.append(float(np.mean((out - clean) ** 2)))
+    gain = 10 * np.log10(errors[0] / errors[1])
+    assert learnt.kept
+    assert gain > 0.4  # dB; measured: GAIN
+    assert learnt.sure_after - learnt.sure_before == pytest.approx(gain, abs=0.3)
 
 
 def test_train_on_other_pictures_under_the_same_name_begins_anew(noisy: list[Path], tmp_path: Path) -> None:
@@ -294,7 +345,7 @@ def test_self_command_says_what_came_out(
 
     def learn(sources: list[Path], name: str, **how: Any) -> Learnt:
         asked.update(how, sources=sources, name=name)
-        return Learnt({}, 25.04, 29.0, 29.5 if kept else 29.0, 28.0, kept)
+        return Learnt({}, 25.04, 29.0, 29.5 if kept else 29.0, 28.0, kept, False)
 
     monkeypatch.setattr(own, "train_on", learn)
     (tmp_path / "notes.txt").touch()  # a folder is searched for pictures only
