@@ -354,9 +354,13 @@ class _Data:
         return dihedral(part, int(rng.integers(8)))
 
     def recorrupt(self, step: int, options: SelfOptions) -> Tensor:
-        """Return a step's random patches to recorrupt (N, C, side, side), of as many pixels as its pairs."""
+        """Return a step's random patches to recorrupt (N, C, side, side).
+
+        Of twice as many pixels as its pairs have: the targets are noisy, and Muon's steps as large
+        whatever the gradients' noise.
+        """
         side = min(_RECORRUPTED, *(n for p in self.planes for n in p.shape[1:])) // STRIDE * STRIDE
-        count = max(1, round(options.batch * options.patch**2 / side**2))
+        count = max(1, round(2 * options.batch * options.patch**2 / side**2))
         return torch.stack([self._cut(self.planes, (self._seed, 2, step, k), side) for k in range(count)])
 
     def held(self, device: torch.device) -> Iterator[Tensor]:
