@@ -23,7 +23,7 @@ from .conftest import Wait, noisy
 
 pytestmark = pytest.mark.viewer
 
-LEARNT = Learnt({}, 21.0, 30.0, 30.5, 30.2, True)
+LEARNT = Learnt({}, 21.0, 30.0, 30.5, 30.2, True, False)
 
 
 def _panel(viewer: Any) -> TrainWidget:
