@@ -279,6 +279,18 @@ MUTATIONS = (
     Mutation("flat", "models that are told the noise are corrected too", "mdrn_plugin/engine/planes.py",
              "if not plan.steps[picture.channel_of(index)].blind:", "if False:",
              "tests/engine/test_flat_parts.py -k left_alone"),
+    Mutation("self", "noise of any levels is learnt from", "training/selfsupervised.py",
+             "if least < _ONE_LEVEL:", "if False:",
+             "tests/training/test_selfsupervised.py -k not_of_one_level"),
+    Mutation("self", "recorrupted pictures keep their noise in common", "training/selfsupervised.py",
+             "noisy - added / _ALPHA", "noisy",
+             "tests/training/test_selfsupervised.py -k independent_noise"),
+    Mutation("self", "worse results teach too", "training/selfsupervised.py",
+             "if teachers < before or references:", "if True:",
+             "tests/training/test_selfsupervised.py -k teach_nothing"),
+    Mutation("plan", "a tier's only band serves every noise", "mdrn_plugin/plan_models.py",
+             "d.colours == colours and d.tier in tiers]", "d.colours == colours and d.tier == wanted]",
+             "tests/test_plan.py -k tier_without_the_band"),
 )  # fmt: skip
 
 
@@ -330,6 +342,8 @@ def main() -> int:
             (tree / part).symlink_to(ROOT / part)
         for part in ALONE:
             shutil.copy(ROOT / part, tree / part)
+        # An installed package has it there (pyproject.toml); else the tests would import that of ROOT.
+        (tree / "mdrn_plugin" / "training").symlink_to(tree / "training")
         for mutation in chosen:
             end = try_one(mutation, tree)
             missed += not end.startswith("caught")

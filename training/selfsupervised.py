@@ -157,8 +157,15 @@ def learn(
     Raises
     ------
     BadOption
-        No plane is large enough, or the noise is not of one level.
+        No plane is large enough, none of the clean pictures is, or the noise is not of one level.
     """
+    references = [torch.from_numpy(np.ascontiguousarray(p, np.float32)) for p in clean]
+    references = [p for p in references if min(p.shape[1:]) >= options.patch]
+    if len(clean) and not references:
+        raise BadOption(
+            f"no clean picture of at least {options.patch}x{options.patch} pixels to learn from; give larger "
+            "ones, or none"
+        )
     device = torch.device(options.device)
     inputs = _digest(sigma, init, planes, clean)
     data = _Data([torch.from_numpy(np.ascontiguousarray(p, np.float32)) for p in planes], options)
@@ -186,8 +193,6 @@ def learn(
 
     before = student_score()
     teachers = sure([*data.held(device)], teacher, level)
-    references = [torch.from_numpy(np.ascontiguousarray(p, np.float32)) for p in clean]
-    references = [p for p in references if min(p.shape[1:]) >= options.patch]
     denoised: list[Tensor] = []
     if teachers < before or references:
         data.keep(_DENOISED)

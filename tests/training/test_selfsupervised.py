@@ -101,10 +101,8 @@ def test_train_on_makes_a_model_that_denoises_by_name(
     assert [stage for stage, step, total in seen if step == total] == ["mean", "noise", "student"]
     assert (tmp_path / "models/mine.run/preview-0.png").stat().st_size > 1000
     model = available().get("mine")
-    assert (model.tier, model.teacher) == (
-        "own",
-        None,
-    )  # the Bayes results of two steps are worse than the shipped model
+    # The Bayes results of two steps are worse than the shipped model: they taught nothing.
+    assert (model.tier, model.teacher) == ("own", None)
     assert model.band_255[0] < 25 < model.band_255[1]
     image = tifffile.imread(noisy[0])
     denoised = mdrn_plugin.denoise(image, model="mine")
@@ -318,6 +316,15 @@ def test_train_on_colour_with_clean_pictures(tmp_path: Path) -> None:
         [tmp_path / "noisy.tif"], "colours", clean=[tmp_path / "clean.tif"], folder=tmp_path / "m", **QUICK
     )
     assert learnt.weights["head.weight"].shape[1] == 3
+
+
+def test_clean_pictures_too_small_to_learn_from_are_not_ignored(tmp_path: Path) -> None:
+    init = dict(shipped().load_plain("mdrn-2b-gray-20-35").state_dict())
+    options = selfsupervised.SelfOptions(name="x", **QUICK)
+    small = np.zeros((1, 40, 31), np.float32)
+    with pytest.raises(BadOption, match="no clean picture of at least 32x32 pixels"):
+        selfsupervised.learn([_clean(0)[None]], 0.1, init, tmp_path / "run", options, clean=[small])
+    assert not (tmp_path / "run").exists()
 
 
 def test_train_on_refuses_what_it_cannot_learn_from(noisy: list[Path], tmp_path: Path) -> None:
