@@ -285,6 +285,11 @@ def dihedral(x_CHW: Tensor, k: int) -> Tensor:
     return x_CHW.flip(-1) if k >= 4 else x_CHW
 
 
+def inverse_dihedral(x_CHW: Tensor, k: int) -> Tensor:
+    """Undo `dihedral`."""
+    return torch.rot90(x_CHW.flip(-1) if k >= 4 else x_CHW, -(k % 4), (-2, -1))
+
+
 def whole_pictures(pack: Pack, indices: list[int], colours: int, multiple: int) -> list[Tensor]:
     """Return pictures whole, cut at the right and below to a multiple of `multiple` pixels.
 

@@ -424,7 +424,7 @@ class _Trainer:
                 if self.targets is None:
                     loss = self.loss(out, clean, sigma)
                 else:
-                    loss = self.targets.loss(self.loss, out, pair)
+                    loss = self.targets.loss(self.loss, out, pair, step)
                 if self.perception is not None and pair.std is not None:
                     loss = loss + recipe.kdl_weight * self.perception.loss(out, clean, pair.std)
             else:

@@ -3,15 +3,24 @@
 After MWRCANet (NTIRE 2020): two networks are trained; the mean of their outputs on noisy pictures
 makes new pairs, on which both are fine-tuned; then one is fine-tuned on the outputs of both. The
 clean picture is not looked at, so this also works on noisy pictures that nobody has a clean one of.
+
+A small network learns from a larger one likewise. The clean picture is one of many that the noisy one
+could have been of, and what of it cannot be known is noise in the gradients; the output of a good
+denoiser is near the mean of them all, which is what a network is to return.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from mdrn_plugin.errors import BadOption
+
+from . import kernel
+from .data import dihedral, inverse_dihedral
+from .recipe import load_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,8 +32,8 @@ if TYPE_CHECKING:
     from .degrade import Pair
     from .recipe import Recipe
 
-MEAN, EACH = "outputs-mean", "outputs-each"
-KINDS = (MEAN, EACH)
+MEAN, EACH, BAND = "outputs-mean", "outputs-each", "outputs-band"
+KINDS = (MEAN, EACH, BAND)
 
 
 class OutputTargets:
@@ -34,7 +43,11 @@ class OutputTargets:
     ----------
     recipe : Recipe
         Of the student: "outputs-mean" takes the mean of the outputs as the target, "outputs-each"
-        the mean of the losses to each.
+        the mean of the losses to each, "outputs-band" the output of the one in whose recipe's band the
+        level of the picture lies (the nearest if there is none). `clean_weight` mixes the clean picture
+        into the target. With `teacher_symmetries` the teachers see each batch turned or mirrored, in
+        one of eight ways at random: their mean over all of them is better than one output, and is what a
+        squared error is least at.
     teachers : sequence of Network
         Of the recipe's kind of picture, trained.
     device : torch.device
@@ -54,14 +67,22 @@ class OutputTargets:
                 f"{recipe.name}: a teacher takes pictures of other colours than {recipe.colours}; "
                 "choose another"
             )
-        self._each = recipe.distillation == EACH
-        self._teachers = [
+        self._recipe = recipe
+        self._bands = []
+        if recipe.distillation == BAND:
+            self._bands = [load_recipe(name).band_255 for name in recipe.teachers]
+        ready = [
             t.requires_grad_(False).eval().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             for t in teachers
         ]
+        self._teachers = [kernel.Compiled(t) if kernel.fits(t, device) else t for t in ready]
 
     def loss(
-        self, measure: Callable[[Tensor, Tensor, Tensor], Tensor], out_NCHW: Tensor, pair: Pair
+        self,
+        measure: Callable[[Tensor, Tensor, Tensor], Tensor],
+        out_NCHW: Tensor,
+        pair: Pair,
+        step: int = 0,
     ) -> Tensor:
         """Return the loss of a batch against the teachers' outputs.
 
@@ -72,11 +93,42 @@ class OutputTargets:
         out_NCHW : Tensor
             The student's results.
         pair : Pair
-            What it was shown; the clean pictures are not used.
+            What it was shown; the clean pictures are used only if the recipe has a `clean_weight`.
+        step : int
+            What the symmetry is drawn by.
         """
-        shown = (pair.noisy,) if pair.std is None else (pair.noisy, pair.std)
         with torch.no_grad():
-            outputs = [teacher(*shown) for teacher in self._teachers]
-        if not self._each:
-            outputs = [torch.stack(outputs).mean(0)]
+            outputs = self._outputs(pair, step)
+            if self._recipe.distillation == MEAN:
+                outputs = [torch.stack(outputs).mean(0)]
+            if share := self._recipe.clean_weight:
+                outputs = [torch.lerp(output, pair.clean.to(output.dtype), share) for output in outputs]
         return torch.stack([measure(out_NCHW, target, pair.sigma) for target in outputs]).mean()
+
+    def _outputs(self, pair: Pair, step: int) -> list[Tensor]:
+        """Return what the teachers make of the noisy pictures; each of its own for "outputs-band"."""
+        if not self._bands:
+            return [self._run(teacher, pair.noisy, pair.std, step) for teacher in self._teachers]
+        bands = torch.tensor(self._bands, device=pair.sigma.device)
+        levels = pair.sigma.flatten()[:, None]
+        outside = (bands[:, 0] - levels).clamp_min(0) + (levels - bands[:, 1]).clamp_min(0)
+        taught_by = outside.argmin(1)
+        out = torch.empty_like(pair.noisy)
+        for k, teacher in enumerate(self._teachers):
+            mine = taught_by == k
+            if mine.any():
+                noisy = pair.noisy[mine].contiguous(memory_format=torch.channels_last)
+                std = None if pair.std is None else pair.std[mine]
+                out[mine] = self._run(teacher, noisy, std, step).to(out.dtype)
+        return [out]
+
+    def _run(
+        self, teacher: Network | kernel.Compiled, noisy_NCHW: Tensor, std_NCHW: Tensor | None, step: int
+    ) -> Tensor:
+        """Return one teacher's output, of the pictures as they are or turned, back as they were."""
+        shown = [noisy_NCHW] if std_NCHW is None else [noisy_NCHW, std_NCHW]
+        if not self._recipe.teacher_symmetries:
+            return teacher(*shown)
+        turn = int(np.random.default_rng((self._recipe.seed, 3, step)).integers(8))
+        turned = [dihedral(x, turn).contiguous(memory_format=torch.channels_last) for x in shown]
+        return inverse_dihedral(teacher(*turned), turn)

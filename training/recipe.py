@@ -49,6 +49,8 @@ class Recipe:
     distillation: str = ""  # see docs/training.md; empty: from the clean pictures alone
     teacher: str = ""  # name of the model that teaches
     teachers: tuple[str, ...] = ()  # names of the models whose outputs are the targets
+    teacher_symmetries: bool = False  # the teachers see each batch turned or mirrored at random
+    clean_weight: float = 0.0  # of the clean picture in targets that are outputs
     teacher_sigma_255: tuple[float, ...] = ()  # HMDS: noise that the teacher is shown, 0..255
     kdl_weight: float = 0.0  # of the feature distance beside the loss
     architecture: str = "mdrn"  # key of the networks' registry

@@ -11,6 +11,8 @@ Three stages, each a share of the time given:
    pictures, it learns from the paper's two kinds of pairs as well: noisy pictures with their Bayes
    results, and clean pictures with the learnt noise.
 
+A blind-spot network that is far from having anything to teach is given up, and the student has its time.
+
 It all happens on what the network sees: the plan's stabilised, scaled values, where the noise is white
 and of one level. What is kept is decided by Stein's unbiased risk estimate (SURE) on parts held back: it
 estimates the error against a clean picture that nobody has, so that a student worse than the shipped
@@ -22,7 +24,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +45,8 @@ from .bayes import bayes, calibrate, sure
 from .data import dihedral
 from .distil import network_of
 from .optim import MuonAdam
-from .stage import Log, Stage
+from .precision import autocast
+from .stage import SHARES, Log, Stage
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -62,6 +66,11 @@ _PREVIEW = 512  # px a side at most
 # network leaves noise in 0.79, W2S's frames, of few photons, 0.69.
 _GROUPS, _QUARTER, _ONE_LEVEL = 16, 3, 0.75
 _ALPHA = 0.5  # noise added to the input, times its own
+# Bayes results so many times worse than the shipped model, by the share of the first stage that is over, do
+# not become better than it in what is left: from a fifth and from half of it on. Of one photograph they go
+# from 3.1 to 1.3 times.
+_HOPELESS = ((0.15, 2.0), (0.5, 1.5))
+_PREVIEW_EVERY = 120.0  # s
 _HELD = (8, 256)  # parts held back that are looked at, and their side, px
 
 
@@ -106,7 +115,7 @@ class Learnt:
         predictions are surest if that is less.
     sure_before, sure_after, sure_teacher : float
         PSNR in dB, white = 1, estimated by SURE on the parts held back: the shipped model, the
-        student, and the Bayes results.
+        student, and the Bayes results (None where the blind-spot network was given up).
     kept : bool
         Whether the student is better than the model that it began as; else it *is* that model.
     taught : bool
@@ -118,7 +127,7 @@ class Learnt:
     sigma_255: float
     sure_before: float
     sure_after: float
-    sure_teacher: float
+    sure_teacher: float | None
     kept: bool
     taught: bool
 
@@ -172,29 +181,40 @@ def learn(
     student = network_of(init)
     student.load_state_dict(init)
     student.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    _require_one_level([*data.held(device)], student, sigma)
+    held = [*data.held(device)]
+    _require_one_level(held, student, sigma)
     folder.mkdir(parents=True, exist_ok=True)
     log = Log(folder, progress)
-    dbsn = _blind_spot(data, sigma, "gaussian", folder, options, inputs, log)
+    shown = time.monotonic()
+    _show(folder, data.planes, student, device)
+    risk = sure(held, student, sigma)
 
-    trust = calibrate(dbsn, [*data.held(device)])
-    # What is left where the prediction is surest holds all of the noise: the level cannot be above it.
-    level = min(sigma, math.sqrt(float(trust.residual[0])))
-    for k, plane in enumerate(data.planes[:3]):
-        part = plane[:, :_PREVIEW, :_PREVIEW]
-        shown = bayes(dbsn, part.to(device), level, trust, options.bf16)
-        _preview(folder / f"preview-{k}.png", part, shown.cpu())
+    def hopeless(done: float, error: float) -> bool:
+        """Whether Bayes results from predictions that far from noisy pixels are too bad; see `_HOPELESS`."""
+        spread = max(error - sigma**2, 0.0)
+        bayes_risk = spread * sigma**2 / (spread + sigma**2)
+        return any(done >= share and bayes_risk > times * max(risk, 0) for share, times in _HOPELESS)
 
-    def teacher(noisy: Tensor) -> Tensor:
-        return bayes(dbsn, noisy[0], level, trust, bf16=False)[None]
+    dbsn, unused = _blind_spot(
+        data, sigma, "gaussian", folder, options, inputs, log, None if references else hopeless
+    )
+    level, teachers = sigma, math.inf
+    denoised: list[Tensor] = []
+    if dbsn is not None:
+        blind_spot, trust = dbsn, calibrate(dbsn, held)
+        # What is left where the prediction is surest holds all of the noise: the level cannot be above it.
+        level = min(sigma, math.sqrt(float(trust.residual[0])))
+        teachers = sure(held, lambda x: bayes(blind_spot, x[0], level, trust, bf16=False)[None], level)
 
     def student_score() -> float:
-        return sure([*data.held(device)], student, level)
+        nonlocal shown
+        if time.monotonic() - shown > _PREVIEW_EVERY:
+            shown = time.monotonic()
+            _show(folder, data.planes, student, device)
+        return sure(held, student, level)
 
     before = student_score()
-    teachers = sure([*data.held(device)], teacher, level)
-    denoised: list[Tensor] = []
-    if teachers < before or references:
+    if dbsn is not None and (teachers < before or references):
         data.keep(_DENOISED)
         denoised = [bayes(dbsn, x.to(device), level, trust, options.bf16).cpu() for x in data.planes]
 
@@ -218,14 +238,15 @@ def learn(
         student_score,
         inputs,
     )
-    after = third.run(folder, options, log, best=before)
+    after = third.run(folder, options, log, before, unused)
+    _show(folder, data.planes, student, device)
 
     return Learnt(
         {k: v.detach().cpu() for k, v in student.state_dict().items()},
         255 * level,
         _decibels(before),
         _decibels(after),
-        _decibels(teachers),
+        None if dbsn is None else _decibels(teachers),
         after < before,
         bool(denoised),
     )
@@ -257,7 +278,9 @@ def learn_blind_spot(
     folder.mkdir(parents=True, exist_ok=True)
     data = _Data([torch.from_numpy(np.ascontiguousarray(p, np.float32)) for p in planes], options)
     inputs = noise + _digest(sigma, {}, planes, ())
-    return _blind_spot(data, sigma, noise, folder, options, inputs, Log(folder, None))
+    dbsn, _ = _blind_spot(data, sigma, noise, folder, options, inputs, Log(folder, None), None)
+    assert dbsn is not None
+    return dbsn
 
 
 def _blind_spot(
@@ -268,7 +291,9 @@ def _blind_spot(
     options: SelfOptions,
     inputs: str,
     log: Log,
-) -> DBSN:
+    hopeless: Callable[[float, float], bool] | None,
+) -> tuple[DBSN | None, float]:
+    """Return the network, None if it was given up, and how much of its time it left, s."""
     device = torch.device(options.device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
@@ -288,8 +313,12 @@ def _blind_spot(
         return float(torch.stack(errors).mean())
 
     backbone = [(n, p) for n, p in named if n.split(".")[0] not in ("mean_net", "noise_net")]
-    first = Stage("mean", dbsn, MuonAdam(backbone, outer), (0.01, 1e-3), mean_loss, mean_score, inputs)
+    first = Stage(
+        "mean", dbsn, MuonAdam(backbone, outer), (0.01, 1e-3), mean_loss, mean_score, inputs, hopeless
+    )
     first.run(folder, options, log)
+    if first.given_up:
+        return None, first.unused + 60 * options.minutes * SHARES["noise"]
 
     def noise_loss(step: int) -> Tensor:
         noisy = data.large(step).to(device, memory_format=torch.channels_last)
@@ -301,7 +330,7 @@ def _blind_spot(
 
     second = Stage("noise", dbsn, MuonAdam(named, outer), (0.004, 1e-3), noise_loss, noise_score, inputs)
     second.run(folder, options, log)
-    return dbsn
+    return dbsn, 0.0
 
 
 class _Data:
@@ -365,11 +394,11 @@ class _Data:
     def recorrupt(self, step: int, options: SelfOptions) -> Tensor:
         """Return a step's random patches to recorrupt (N, C, side, side).
 
-        Of twice as many pixels as its pairs have: the targets are noisy, and Muon's steps as large
-        whatever the gradients' noise.
+        Of as many pixels as its pairs have, and each comes twice (`_recorrupted`): the targets are noisy,
+        and Muon's steps as large whatever the gradients' noise.
         """
         side = min(_RECORRUPTED, *(n for p in self.planes for n in p.shape[1:])) // STRIDE * STRIDE
-        count = max(1, round(2 * options.batch * options.patch**2 / side**2))
+        count = max(1, round(options.batch * options.patch**2 / side**2))
         return torch.stack([self._cut(self.planes, (self._seed, 2, step, k), side) for k in range(count)])
 
     def held(self, device: torch.device) -> Iterator[Tensor]:
@@ -430,11 +459,12 @@ def _recorrupted(data: _Data, level: float, options: SelfOptions, step: int) -> 
 
     y + a z and y - z / a with z of the level of y's noise n: n + a z and n - z / a are uncorrelated, so
     the squared distance of a network's output to the second differs from that to the clean picture by
-    a constant.
+    a constant. Each patch is there with z and with -z: most of what z adds to the gradients is odd in it.
     """
     noisy = data.recorrupt(step, options)
     generator = torch.Generator().manual_seed(options.seed * 1_000_003 + step)
     added = level * torch.randn(noisy.shape, generator=generator)
+    added, noisy = torch.cat([added, -added]), torch.cat([noisy, noisy])
     return noisy + _ALPHA * added, noisy - added / _ALPHA
 
 
@@ -451,6 +481,17 @@ def _digest(sigma: float, init: dict[str, Tensor], planes: Sequence[_Plane], cle
 
 def _decibels(risk: float) -> float:
     return -10 * math.log10(max(risk, 1e-12))
+
+
+@torch.no_grad()
+def _show(folder: Path, planes: Sequence[Tensor], network: torch.nn.Module, device: torch.device) -> None:
+    """Write what the network makes of the first planes: ``preview-0.png`` and so on."""
+    for k, plane in enumerate(planes[:3]):
+        height, width = (min(n, _PREVIEW) // STRIDE * STRIDE for n in plane.shape[1:])
+        part = plane[:, :height, :width]
+        shown = part[None].to(device).contiguous(memory_format=torch.channels_last)
+        with autocast(device.type):
+            _preview(folder / f"preview-{k}.png", part, network(shown)[0].float().cpu())
 
 
 def _preview(path: Path, noisy_CHW: Tensor, denoised_CHW: Tensor) -> None:

@@ -32,7 +32,7 @@ SHARES = {"mean": 0.25, "noise": 0.15, "student": 0.6}
 _AVERAGE = 0.995  # what a step leaves of the moving average of the weights, which is what is kept
 _CHECKS = 10  # evaluations on the held-back parts per stage
 _SAVE_EVERY = 180.0  # s
-_STATE = 3  # counts up with what a state holds: an older one is not gone on from
+_STATE = 4  # counts up with what a state holds: an older one is not gone on from
 
 Progress = Callable[[str, int, int], None]
 
@@ -48,9 +48,19 @@ class Stage:
     loss: Callable[[int], Tensor]
     score: Callable[[], float]
     inputs: str  # digest of what is learnt from: a state of other pictures is not gone on from
+    # Of the share of the stage that is over and the best score: whether to give it up. Asked with each
+    # score if the stage lasts a time; with fixed steps never.
+    hopeless: Callable[[float, float], bool] | None = None
+    unused: float = 0.0  # s of its time that it left
+    given_up: bool = False
 
-    def run(self, folder: Path, options: SelfOptions, log: Log, best: float = math.inf) -> float:
-        """Train to the end of the stage; the network then has the best weights seen."""
+    def run(
+        self, folder: Path, options: SelfOptions, log: Log, best: float = math.inf, more: float = 0.0
+    ) -> float:
+        """Train to the end of the stage; the network then has the best weights seen.
+
+        `more` is time on top of its share, s: what other stages left.
+        """
         file = folder / f"{self.name}.safetensors"
         identity = json.dumps([_STATE, dataclasses.asdict(options), self.inputs])
         step, spent, champion = 0, 0.0, _copy(self.network)
@@ -60,14 +70,15 @@ class Stage:
                 meta = json.loads(state.metadata()["progress"])
             if meta["identity"] == identity:
                 step, spent, best = meta["step"], meta["spent"], meta["best"]
+                self.given_up = meta["given_up"]
                 champion, average = self._restore(load_file(file))
-        budget = 60 * options.minutes * SHARES[self.name]
+        budget = 60 * options.minutes * SHARES[self.name] + more
         fixed = options.steps[list(SHARES).index(self.name)] if options.steps is not None else 0
         total = fixed or _steps_in(budget, spent, step)
         began, saved = time.monotonic() - spent, time.monotonic()
         checks = step * _CHECKS // total
         kind = torch.device(options.device).type
-        while step < total:
+        while step < total and not self.given_up:
             with autocast(kind, options.bf16):
                 loss = self.loss(step)
             value = float(loss.detach())
@@ -87,10 +98,14 @@ class Stage:
                 log.line(self.name, step, total, loss=value, score=score, **taken)
                 if score < best:
                     best, champion = score, {k: v.clone() for k, v in average.items()}
-            if step == total or time.monotonic() - saved > _SAVE_EVERY:
+                if self.hopeless is not None and not fixed and step < total:
+                    self.given_up = self.hopeless(step / total, best)
+            if step == total or self.given_up or time.monotonic() - saved > _SAVE_EVERY:
                 progress = {"step": step, "spent": spent, "best": best, "identity": identity}
+                progress["given_up"] = self.given_up
                 self._save(file, champion, average, progress)
                 saved = time.monotonic()
+        self.unused = max(0.0, budget - spent) if self.given_up else 0.0
         self.network.load_state_dict(champion)
         return best
 

@@ -140,6 +140,7 @@ def test_minutes_are_kept_when_the_machine_slows_down(
             super().step(muon_rate, adam_rate)
 
     monkeypatch.setattr(selfsupervised, "MuonAdam", Recording)
+    monkeypatch.setattr(selfsupervised, "_HOPELESS", ())
     monkeypatch.setattr(stage.time, "monotonic", clock)
     train_on(noisy, "mine", folder=tmp_path, minutes=1.0, **(QUICK | {"steps": None}))
     lines = [json.loads(line) for line in (tmp_path / "mine.run/log.jsonl").read_text().splitlines()]
@@ -229,12 +230,12 @@ def test_many_pictures_are_denoised_only_as_far_as_the_student_needs(
         sizes.append(x[0].numel())
         return x
 
-    risks = iter([0.02, 0.01, 0.03])  # of the model before, of the Bayes results, of the student
+    risks = iter([0.02, 0.01, 0.02, 0.03])  # the model before, Bayes results, the same model, the student
     monkeypatch.setattr(selfsupervised, "bayes", count)
     monkeypatch.setattr(selfsupervised, "_DENOISED", 2 * 128 * 128)
     monkeypatch.setattr(selfsupervised, "sure", lambda *_: next(risks, 0.03))
     assert train_on(noisy, "mine", folder=tmp_path, **QUICK).taught
-    assert len(sizes) == 3 + 2  # three previews
+    assert len(sizes) == 2
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["models"][0]["teacher"] == "D-BSN"
 
@@ -265,6 +266,48 @@ def test_recorrupted_pictures_have_independent_noise() -> None:
     assert abs(float(torch.corrcoef(torch.stack([noisy, target]))[0, 1])) < 0.01
     assert torch.equal(pairs[3][0], selfsupervised._recorrupted(data, level, options, 3)[0])
     assert not torch.equal(pairs[3][0], pairs[4][0])
+    plus, minus = pairs[3][0].chunk(2)  # each patch with the added noise and with its opposite
+    assert float((plus - minus).std()) == pytest.approx(level, rel=0.02)
+    assert torch.allclose((plus + minus) / 2, data.recorrupt(3, options), atol=1e-6)
+
+
+def test_blind_spot_network_with_nothing_to_teach_is_given_up(
+    noisy: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network of a few steps on three pictures; the student has all of its time, and of the noise's."""
+    now = 0.0
+
+    def clock() -> float:
+        nonlocal now
+        now += 0.2
+        return now
+
+    monkeypatch.setattr(stage.time, "monotonic", clock)
+    how = QUICK | {"steps": None}
+    learnt = train_on(noisy, "mine", folder=tmp_path, minutes=0.5, **how)
+    assert learnt.sure_teacher is None
+    assert not learnt.taught
+    entry = json.loads((tmp_path / "manifest.json").read_text())["models"][0]
+    assert entry["training"]["sure"]["teacher"] is None
+    lines = [json.loads(line) for line in (tmp_path / "mine.run/log.jsonl").read_text().splitlines()]
+    ends = {line["stage"]: line for line in lines}
+    assert set(ends) == {"mean", "student"}
+    assert ends["mean"]["seconds"] == pytest.approx(0.2 * 0.25 * 30, abs=0.8)
+    assert ends["mean"]["seconds"] + ends["student"]["seconds"] == pytest.approx(30, abs=1.5)
+    seen: list[str] = []
+    again = train_on(
+        noisy, "mine", folder=tmp_path, minutes=0.5, progress=lambda *a: seen.append(a[0]), **how
+    )
+    assert seen == []  # all of it is done
+    assert again.sure_after == learnt.sure_after
+
+
+def test_blind_spot_network_is_not_given_up_where_it_may_teach(
+    noisy: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(selfsupervised, "_HOPELESS", ((0.15, 1e9), (0.5, 1e9)))
+    learnt = train_on(noisy, "mine", folder=tmp_path, minutes=0.1, **(QUICK | {"steps": None}))
+    assert learnt.sure_teacher is not None
 
 
 def test_model_adapts_to_what_a_single_noisy_picture_holds(tmp_path: Path) -> None:
