@@ -8,6 +8,7 @@ picture.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,8 @@ AXES = "TZCYXS"
 
 # Float pictures whose bulk lies in this interval have white = 1: "0..1, and a little beyond".
 _UNIT_INTERVAL = (-0.5, 1.5)
+_NOISY_UNIT_INTERVAL = (-1.5, 2.5)  # the same under noise of 0.3: its 0.1 % quantile is 0.9 away
+_MEAN_PX = 4  # a side, of squares that noise of 0.3 moves by 0.08 in the mean
 _BULK = (0.1, 99.9)  # percent
 _SAMPLE_PX = 4_000_000  # pixels looked at to decide a range; quantiles need no more
 _PIECE_VALUES = 16_000_000  # read at a time
@@ -232,10 +235,10 @@ def check_axes(axes: str, shape: tuple[int, ...]) -> None:
 def decide_range(pixels: Any, *, bits: int | None = None) -> ValueRange:
     """Decide black and white of a whole file.
 
-    Floats have white = 1 when the 0.1 to 99.9 % quantiles lie in [-0.5, 1.5], else the range of
-    these quantiles. Integers go by their type, or by fewer bits where the file says so and no value
-    contradicts it. A silent file of type uint16 is taken for 10, 12 or 14 bit only on evidence of
-    saturation, see `_sensor_bits`.
+    Floats have white = 1 when the 0.1 to 99.9 % quantiles lie in [-0.5, 1.5], or those of the means of
+    small squares where noise may be what lies outside, else the range of these quantiles. Integers go
+    by their type, or by fewer bits where the file says so and no value contradicts it. A silent file
+    of type uint16 is taken for 10, 12 or 14 bit only on evidence of saturation, see `_sensor_bits`.
 
     Parameters
     ----------
@@ -311,9 +314,40 @@ def _float_range(pixels: Any) -> ValueRange:
     low, high = (float(v) for v in np.percentile(values.astype(np.float64), _BULK))
     if _UNIT_INTERVAL[0] <= low and high <= _UNIT_INTERVAL[1]:
         return ValueRange(0.0, 1.0, "floats of about 0..1: white 1")
+    if _NOISY_UNIT_INTERVAL[0] <= low and high <= _NOISY_UNIT_INTERVAL[1]:
+        quiet_low, quiet_high = _mean_spread(pixels)
+        if _UNIT_INTERVAL[0] <= quiet_low and quiet_high <= _UNIT_INTERVAL[1]:
+            return ValueRange(0.0, 1.0, "floats of about 0..1 under noise: white 1")
     if high <= low:
         return ValueRange(min(low, 0.0), max(abs(high), 1.0), "constant floats")
     return ValueRange(low, high, f"floats: 0.1 to 99.9 % quantiles {low:.6g} to {high:.6g}")
+
+
+def _mean_spread(pixels: Any) -> tuple[float, float]:
+    """Return the 0.1 and 99.9 % quantiles of the means of small squares, where noise is mostly gone.
+
+    Squares on the last two axes that are longer than four of them, so not over colours or channels.
+    """
+    long = [axis for axis, length in enumerate(pixels.shape) if length > _MEAN_PX**2][-2:]
+    means = []
+    for _, slab in _slabs(pixels):
+        gone = len(pixels.shape) - slab.ndim  # leading axes that the slab lies at one place of
+        count, total = np.isfinite(slab), np.nan_to_num(slab, posinf=0.0, neginf=0.0)
+        for axis in long:
+            if axis >= gone:
+                count, total = _sum_by(count, axis - gone), _sum_by(total, axis - gone)
+        means.append(total[count > 0] / count[count > 0])
+    values = np.concatenate(means)
+    low, high = np.percentile(values, _BULK) if values.size else (-math.inf, math.inf)
+    return float(low), float(high)
+
+
+def _sum_by(x: NDArray[Any], axis: int) -> NDArray[Any]:
+    """Return the sums of `_MEAN_PX` neighbours each along an axis; what is left over at its end stays out."""
+    x = np.moveaxis(x, axis, -1)
+    groups = x.shape[-1] // _MEAN_PX
+    sums = x[..., : groups * _MEAN_PX].reshape(*x.shape[:-1], groups, _MEAN_PX).sum(-1, dtype=np.float64)
+    return np.moveaxis(sums, -1, axis)
 
 
 def sample(pixels: Any, limit: int = _SAMPLE_PX) -> NDArray[Any]:
@@ -333,19 +367,25 @@ def sample(pixels: Any, limit: int = _SAMPLE_PX) -> NDArray[Any]:
     return np.concatenate(found)
 
 
-def _pieces(pixels: Any, lead: tuple[int, ...] = (), begin: int = 0) -> Iterator[tuple[int, NDArray[Any]]]:
+def _pieces(pixels: Any) -> Iterator[tuple[int, NDArray[Any]]]:
     """Yield the array in order, at most `_PIECE_VALUES` at a time: (values before these, values)."""
+    for begin, slab in _slabs(pixels):
+        yield begin, slab.ravel()
+
+
+def _slabs(pixels: Any, lead: tuple[int, ...] = (), begin: int = 0) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Yield the array likewise in its own shape, without the leading axes that are too large for one."""
     shape = tuple(pixels.shape)[len(lead) :]
     if not shape or 0 in shape:
         return
     row = int(np.prod(shape[1:]))
     if row > _PIECE_VALUES and len(shape) > 1:
         for k in range(shape[0]):
-            yield from _pieces(pixels, (*lead, k), begin + k * row)
+            yield from _slabs(pixels, (*lead, k), begin + k * row)
         return
     rows = max(1, _PIECE_VALUES // row)
     for start in range(0, shape[0], rows):
-        yield begin + start * row, np.asarray(pixels[(*lead, slice(start, start + rows))]).ravel()
+        yield begin + start * row, np.asarray(pixels[(*lead, slice(start, start + rows))])
 
 
 def channel_spread(picture: Picture) -> tuple[tuple[float, float], ...]:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mdrn_plugin import picture
 from mdrn_plugin.errors import BadOption, NotSupported
 from mdrn_plugin.picture import Picture, ValueRange, check_axes, decide_range
 
@@ -70,6 +71,35 @@ def test_floats_of_about_one_have_white_one(scale: float) -> None:
     pixels = np.random.default_rng(0).normal(0.5, 0.1, (64, 64)) * scale
     assert decide_range(pixels).white == 1.0
     assert decide_range(pixels).black == 0.0
+
+
+@pytest.mark.parametrize("axes", ["YX", "YXS", "CYX", "ZYX"])
+@pytest.mark.parametrize("sigma", [50 / 255, 75 / 255])
+def test_strong_noise_does_not_hide_that_white_is_one(axes: str, sigma: float) -> None:
+    """Dark and bright areas under noise reach far beyond 0 and 1."""
+    y, x = np.mgrid[:96, :128]
+    clean = (0.5 + 0.5 * np.sign(np.sin(x / 9) * np.sin(y / 9))).astype(np.float32)
+    pixels = {
+        "YX": clean,
+        "YXS": np.stack([clean, 1 - clean, clean], -1),
+        "CYX": np.stack([clean, 1 - clean]),
+        "ZYX": np.stack([clean] * 20),
+    }[axes]
+    noisy = pixels + sigma * np.random.default_rng(0).standard_normal(pixels.shape).astype(np.float32)
+    noisy[..., 0, 0] = np.nan
+    assert np.nanpercentile(noisy, 0.1) < -0.5
+    assert (decide_range(noisy).black, decide_range(noisy).white) == (0.0, 1.0)
+    signed = decide_range(2 * noisy - 1)  # black at -1: another range, with or without noise
+    assert signed.black < -1
+    assert signed.white > 1
+
+
+def test_slabs_of_large_arrays_are_looked_at_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    noisy = np.random.default_rng(0).normal(0, 0.25, (5, 64, 64)).astype(np.float32)
+    whole = decide_range(noisy)
+    monkeypatch.setattr(picture, "_PIECE_VALUES", 1000)  # a slab is 15 rows of one plane
+    assert decide_range(noisy) == whole
+    assert whole.white == 1
 
 
 def test_other_floats_go_by_their_bulk() -> None:

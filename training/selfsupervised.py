@@ -237,6 +237,9 @@ def learn(
         student_loss,
         student_score,
         inputs,
+        # Of few pictures most is learnt from, and what was learnt last knows it best, though the parts held
+        # back may have been at their best before.
+        last=data.few,
     )
     after = third.run(folder, options, log, before, unused)
     _show(folder, data.planes, student, device)
@@ -345,7 +348,8 @@ class _Data:
                 f"no picture of at least {patch}x{patch} pixels to learn from; give larger pictures"
             )
         self._patch = patch
-        if len(usable) >= 8:
+        self.few = len(usable) < 8
+        if not self.few:
             self._held = usable[::8]
             self.planes = [p for k, p in enumerate(usable) if k % 8]
         else:  # few pictures: the lowest eighth of each is held back if what is left is large enough

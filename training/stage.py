@@ -51,6 +51,9 @@ class Stage:
     # Of the share of the stage that is over and the best score: whether to give it up. Asked with each
     # score if the stage lasts a time; with fixed steps never.
     hopeless: Callable[[float, float], bool] | None = None
+    # Whether the weights at the end are kept, if they are better than what the stage began with, and
+    # not those of the best score.
+    last: bool = False
     unused: float = 0.0  # s of its time that it left
     given_up: bool = False
 
@@ -63,7 +66,7 @@ class Stage:
         """
         file = folder / f"{self.name}.safetensors"
         identity = json.dumps([_STATE, dataclasses.asdict(options), self.inputs])
-        step, spent, champion = 0, 0.0, _copy(self.network)
+        step, spent, champion, first = 0, 0.0, _copy(self.network), best
         average = _copy(self.network)
         if file.is_file():
             with safe_open(file, "pt") as state:
@@ -96,7 +99,7 @@ class Stage:
                 score = self._score(average)
                 taken = {"seconds": round(spent, 1), "cpu_seconds": round(time.process_time(), 1)}
                 log.line(self.name, step, total, loss=value, score=score, **taken)
-                if score < best:
+                if score < best or (self.last and step == total and score < first):
                     best, champion = score, {k: v.clone() for k, v in average.items()}
                 if self.hopeless is not None and not fixed and step < total:
                     self.given_up = self.hopeless(step / total, best)

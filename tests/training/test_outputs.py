@@ -11,11 +11,12 @@ import torch
 from mdrn_plugin.errors import BadOption
 from mdrn_plugin.networks.mdrn import MDRN
 from mdrn_plugin.networks.mwrcanet import MWRCANet
-from mdrn_plugin.training.data import open_pack
+from mdrn_plugin.training.data import dihedral, open_pack
 from mdrn_plugin.training.degrade import Pair
 from mdrn_plugin.training.loop import RunOptions, build_network, settings, train
 from mdrn_plugin.training.losses import l1
-from mdrn_plugin.training.outputs import EACH, MEAN, OutputTargets
+from mdrn_plugin.training.outputs import BAND, EACH, MEAN, OutputTargets
+from mdrn_plugin.training.recipe import load_recipe
 from mdrn_plugin.training.zoo import find_network, needs
 
 from .test_raw_training import SMALL
@@ -49,6 +50,48 @@ def test_targets_are_the_mean_or_each_of_the_outputs_and_never_the_truth() -> No
     )
     other = dataclasses.replace(pair, clean=torch.zeros_like(pair.clean))
     assert found == OutputTargets(student, teachers, CPU).loss(l1, pair.clean, other)
+
+
+def test_clean_pictures_are_mixed_in_as_far_as_the_recipe_says() -> None:
+    pair, teacher = _pair(), _network(1)
+    student = dataclasses.replace(TEACHER, distillation=MEAN, clean_weight=0.25)
+    with torch.no_grad():
+        target = 0.75 * teacher(pair.noisy, pair.std) + 0.25 * pair.clean
+    found = OutputTargets(student, [teacher], CPU).loss(l1, pair.noisy, pair)
+    assert torch.allclose(found, l1(pair.noisy, target, pair.sigma))
+
+
+def test_each_picture_is_taught_by_the_model_of_its_band() -> None:
+    names = ("mdrn-2b-gray-10-20", "mdrn-2b-gray-35-60")
+    assert [load_recipe(name).band_255 for name in names] == [(6.5, 20), (35, 65)]
+    student = dataclasses.replace(TEACHER, distillation=BAND, teachers=names)
+    pair = dataclasses.replace(_pair(), sigma=torch.tensor([26.0, 29.0]).reshape(2, 1, 1, 1))
+    teachers = [_network(1), _network(2)]
+    with torch.no_grad():
+        outputs = [t(pair.noisy, pair.std) for t in teachers]
+    found = OutputTargets(student, teachers, CPU).loss(l1, pair.noisy, pair)
+    target = torch.stack([outputs[0][0], outputs[1][1]])  # 26 is nearer to 20, 29 to 35
+    assert torch.allclose(found, l1(pair.noisy, target, pair.sigma), atol=1e-6)
+
+
+def test_teachers_see_the_pictures_in_every_symmetry_and_their_outputs_are_turned_back() -> None:
+    pair = _pair()
+
+    class Weigher(torch.nn.Module):
+        """Its output is the input times a ramp that does not turn with it."""
+
+        colours = 1
+
+        def forward(self, x: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+            return x * torch.arange(32)[None, None, :, None] * (1 + torch.arange(32))
+
+    ramp = (torch.arange(32)[:, None] * (1 + torch.arange(32))).float()
+    wanted = {float((pair.noisy * dihedral(ramp, k)).sum()) for k in range(8)}
+    student = dataclasses.replace(TEACHER, distillation=MEAN, teacher_symmetries=True)
+    targets = OutputTargets(student, [Weigher()], CPU)  # type: ignore[list-item]
+    found = [float(targets.loss(lambda _, t, __: t.sum(), pair.noisy, pair, step)) for step in range(60)]
+    assert {round(f, -1) for f in found} == {round(w, -1) for w in wanted}
+    assert float(targets.loss(lambda _, t, __: t.sum(), pair.noisy, pair, 7)) == found[7]
 
 
 def test_teachers_of_other_pictures_are_refused() -> None:

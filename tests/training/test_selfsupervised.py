@@ -271,6 +271,39 @@ def test_recorrupted_pictures_have_independent_noise() -> None:
     assert torch.allclose((plus + minus) / 2, data.recorrupt(3, options), atol=1e-6)
 
 
+@pytest.mark.parametrize(("last", "kept"), [(False, 1.0), (True, 2.0)])
+@pytest.mark.parametrize("worse", [False, True])
+def test_last_weights_are_kept_only_if_better_than_at_first(
+    last: bool, kept: float, worse: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The score is 0.5 at first, 0.1 at a weight of 1, 0.3 (or 0.7) at 2, where the stage ends."""
+    monkeypatch.setattr(stage, "_AVERAGE", 0.0)
+    network = torch.nn.Linear(1, 1, bias=False)
+    network.weight.data.zero_()
+
+    class Counting:
+        def step(self, *_: float) -> None:
+            network.weight.data.add_(1)
+
+        def state(self) -> dict[str, torch.Tensor]:
+            return {}
+
+    done = stage.Stage(
+        "student",
+        network,
+        Counting(),  # type: ignore[arg-type]
+        (0.1, 0.1),
+        lambda _: network.weight.sum() * 0,
+        lambda: {0.0: 0.5, 1.0: 0.1, 2.0: 0.7 if worse else 0.3}[network.weight.item()],
+        "",
+        last=last,
+    )
+    options = selfsupervised.SelfOptions(name="x", steps=(1, 1, 2))
+    score = done.run(tmp_path, options, stage.Log(tmp_path, None), best=0.5)
+    assert network.weight.item() == (1.0 if worse else kept)
+    assert score == (0.3 if last and not worse else 0.1)
+
+
 def test_blind_spot_network_with_nothing_to_teach_is_given_up(
     noisy: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
