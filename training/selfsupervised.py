@@ -71,6 +71,7 @@ _ALPHA = 0.5  # noise added to the input, times its own
 # from 3.1 to 1.3 times.
 _HOPELESS = ((0.15, 2.0), (0.5, 1.5))
 _PREVIEW_EVERY = 120.0  # s
+_LEAST_HELD = 64  # px, but no more than an eighth of a picture's height
 _HELD = (8, 256)  # parts held back that are looked at, and their side, px
 
 
@@ -233,7 +234,7 @@ def learn(
         "student",
         student,
         MuonAdam(student.named_parameters()),
-        (0.0025, 3e-4),
+        (0.005, 5e-4),
         student_loss,
         student_score,
         inputs,
@@ -352,8 +353,9 @@ class _Data:
         if not self.few:
             self._held = usable[::8]
             self.planes = [p for k, p in enumerate(usable) if k % 8]
-        else:  # few pictures: the lowest eighth of each is held back if what is left is large enough
-            rows = [p.shape[1] // 8 // STRIDE * STRIDE for p in usable]
+        else:  # few pictures: of each the lowest sixteenth or _LEAST_HELD is held back if enough is left
+            heights = [p.shape[1] for p in usable]
+            rows = [max(n // 16, min(n // 8, _LEAST_HELD)) // STRIDE * STRIDE for n in heights]
             keep = [r if p.shape[1] - r >= 2 * patch else 0 for p, r in zip(usable, rows, strict=True)]
             self._held = [p[:, p.shape[1] - r :] for p, r in zip(usable, keep, strict=True) if r] or usable[
                 :1
