@@ -580,13 +580,19 @@ def manifest_entry(
             "init": recipe.init or None,
             "steps": steps,
             "seed": recipe.seed,
-            **({"kdl_weight": recipe.kdl_weight} if recipe.distillation else {}),
+            **_distillation_weight(recipe),
             "pictures": len(pack.entries),
             "data_digest": pack.digest,
             "validation": {k.removeprefix("psnr_"): v for k, v in last.items()},
         },
         "psnr": {},
     }
+
+
+def _distillation_weight(recipe: Recipe) -> dict[str, float]:
+    if recipe.distillation in outputs.KINDS:
+        return {"clean_weight": recipe.clean_weight}
+    return {"kdl_weight": recipe.kdl_weight} if recipe.distillation else {}
 
 
 def _lines(log: list[dict[str, Any]]) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -115,4 +116,7 @@ def test_two_networks_teach_a_third_through_the_loop(pictures: Path, tmp_path: P
     assert [len(list(t.centre)) for t in teachers] == [1, 2]  # type: ignore[union-attr, arg-type]
     weights = train(student, pack, RunOptions(tmp_path / "third"), teachers=teachers)
     assert weights.read_bytes() != (tmp_path / "first/first.safetensors").read_bytes()
-    assert '"first and second"' in (tmp_path / "third/entry.json").read_text()
+    entry = json.loads((tmp_path / "third/entry.json").read_text())
+    assert entry["teacher"] == "first and second"
+    assert entry["training"]["clean_weight"] == 0
+    assert "kdl_weight" not in entry["training"]
