@@ -4,7 +4,7 @@
     mdrn-train self FOLDER --name dbsn --minutes 60 --models MODELS --threads 2
     python benchmarks/selfsupervised.py score MODELS/dbsn.run [--data DIR] [--every N]
     python benchmarks/selfsupervised.py curve MODELS/dbsn.run PNG
-    python benchmarks/selfsupervised.py single FOLDER [--data DIR]
+    python benchmarks/selfsupervised.py single FOLDER [--picture FILE] [--data DIR]
     python benchmarks/selfsupervised.py n2v FOLDER --minutes 60 [--threads 2] [--data DIR]
     python benchmarks/selfsupervised.py law LAW FOLDER --minutes 15 [--threads 2] [--data DIR]
 
@@ -12,8 +12,8 @@
 TIFF; the training reads nothing else. ``score`` measures on BSD68, noise of the same law: the Bayes
 result, the level of the noise that the network finds, the student and the shipped model that it began
 as. ``curve`` draws the run's log. ``single`` makes one noisy picture of 1024 x 1024 pixels from a
-training photograph, and says what methods without learning reach on it (scikit-image, and the package
-bm3d if it is installed). ``n2v`` gives Noise2Void the same noisy pictures and a time, and measures it on
+training photograph, or from the middle of FILE, and says what methods without learning reach on it
+(scikit-image, and the package bm3d if it is installed). ``n2v`` gives Noise2Void the same noisy pictures and a time, and measures it on
 BSD68 as ``score`` does (CAREamics, to be installed beside: its default UNet, rates and augmentation,
 patches of 64 px, batches of 16). ``law`` learns the blind-spot network and the variances under another LAW
 of the noise, on the same clean pictures, and measures the Bayes results on BSD68 or CBSD68, state in
@@ -59,7 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", default=os.environ.get("MDRN_DATA"), help="default: MDRN_DATA")
     parts = parser.add_subparsers(dest="part", required=True)
     parts.add_parser("make").add_argument("folder", type=Path)
-    parts.add_parser("single").add_argument("folder", type=Path)
+    alone = parts.add_parser("single")
+    alone.add_argument("folder", type=Path)
+    alone.add_argument("--picture", type=Path, help="default: the first training photograph of that size")
     one = parts.add_parser("score")
     one.add_argument("run", type=Path)
     one.add_argument("--every", type=int, default=1, help="only every N-th picture")
@@ -85,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if chosen.part == "make":
         make(data, chosen.folder)
     elif chosen.part == "single":
-        single(data, chosen.folder)
+        single(data, chosen.folder, chosen.picture)
     elif chosen.part == "n2v":
         torch.set_num_threads(chosen.threads)
         noise2void(data, chosen.folder, chosen.minutes, chosen.every)
@@ -117,13 +119,14 @@ def _training(data: Path) -> list[Path]:
     ]
 
 
-def single(data: Path, folder: Path) -> None:
+def single(data: Path, folder: Path, picture: Path | None) -> None:
     """Write ``single.tif`` and print what denoisers reach on it that learn nothing."""
     from skimage.restoration import denoise_nl_means, denoise_tv_chambolle
 
     folder.mkdir(parents=True, exist_ok=True)
-    clean = _single_clean(data)
-    noisy = clean + SIGMA * np.random.default_rng(_seed("single")).standard_normal(clean.shape)
+    clean = _single_clean([picture] if picture else sorted((data / "train" / "photos").glob("*.jpg")))
+    seed = _seed(picture.stem if picture else "single")
+    noisy = clean + SIGMA * np.random.default_rng(seed).standard_normal(clean.shape)
     tifffile.imwrite(folder / "single.tif", noisy.astype(np.float32))
     print(f"noisy {_psnr(noisy, clean):.2f}")
     for weight in (0.06, 0.08, 0.1, 0.12):
@@ -296,13 +299,13 @@ def _bsd68(data: Path, every: int) -> list[tuple[Any, Any]]:
     return pairs
 
 
-def _single_clean(data: Path) -> Any:
-    for path in sorted((data / "train" / "photos").glob("*.jpg")):
+def _single_clean(paths: Sequence[Path]) -> Any:
+    for path in paths:
         clean = np.asarray(Image.open(path).convert("L"), np.float64) / 255
         if min(clean.shape) >= _SIDE:
             top, left = (clean.shape[0] - _SIDE) // 2, (clean.shape[1] - _SIDE) // 2
             return clean[top : top + _SIDE, left : left + _SIDE]
-    raise SystemExit(f"no photograph of {_SIDE} pixels a side in {data}/train/photos")
+    raise SystemExit(f"no picture of {_SIDE} pixels a side among {len(paths)}")
 
 
 def _seed(name: str) -> int:
