@@ -92,6 +92,7 @@ def test_strong_noise_does_not_hide_that_white_is_one(axes: str, sigma: float) -
     signed = decide_range(2 * noisy - 1)  # black at -1: another range, with or without noise
     assert signed.black < -1
     assert signed.white > 1
+    assert decide_range(2 * pixels - 1).black == -1
 
 
 def test_slabs_of_large_arrays_are_looked_at_each(monkeypatch: pytest.MonkeyPatch) -> None:
