@@ -13,8 +13,9 @@ TIFF; the training reads nothing else. ``score`` measures on BSD68, noise of the
 result, the level of the noise that the network finds, the student and the shipped model that it began
 as. ``curve`` draws the run's log. ``single`` makes one noisy picture of 1024 x 1024 pixels from a
 training photograph, or from the middle of FILE, and says what methods without learning reach on it
-(scikit-image, and the package bm3d if it is installed). ``n2v`` gives Noise2Void the same noisy pictures and a time, and measures it on
-BSD68 as ``score`` does (CAREamics, to be installed beside: its default UNet, rates and augmentation,
+(scikit-image, and the package bm3d if it is installed). ``n2v`` gives Noise2Void the same noisy
+pictures and a time, and measures it on BSD68
+as ``score`` does (CAREamics, to be installed beside: its default UNet, rates and augmentation,
 patches of 64 px, batches of 16). ``law`` learns the blind-spot network and the variances under another LAW
 of the noise, on the same clean pictures, and measures the Bayes results on BSD68 or CBSD68, state in
 FOLDER: ``poisson-gaussian``, gray, variance (40 x)² + 10² on 0..255 (the paper's HG, as its code has it);
