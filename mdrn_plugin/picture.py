@@ -25,7 +25,7 @@ AXES = "TZCYXS"
 
 # Float pictures whose bulk lies in this interval have white = 1: "0..1, and a little beyond".
 _UNIT_INTERVAL = (-0.5, 1.5)
-_NOISY_UNIT_INTERVAL = (-1.5, 2.5)  # the same under noise of 0.3: its 0.1 % quantile is 0.9 away
+NOISY_UNIT_INTERVAL = (-1.5, 2.5)  # the same under noise of 0.3: its 0.1 % quantile is 0.9 away
 _MEAN_PX = 4  # a side, of squares that noise of 0.3 moves by 0.08 in the mean
 _BULK = (0.1, 99.9)  # percent
 _SAMPLE_PX = 4_000_000  # pixels looked at to decide a range; quantiles need no more
@@ -314,7 +314,7 @@ def _float_range(pixels: Any) -> ValueRange:
     low, high = (float(v) for v in np.percentile(values.astype(np.float64), _BULK))
     if _UNIT_INTERVAL[0] <= low and high <= _UNIT_INTERVAL[1]:
         return ValueRange(0.0, 1.0, "floats of about 0..1: white 1")
-    if _NOISY_UNIT_INTERVAL[0] <= low and high <= _NOISY_UNIT_INTERVAL[1]:
+    if NOISY_UNIT_INTERVAL[0] <= low and high <= NOISY_UNIT_INTERVAL[1]:
         quiet_low, quiet_high = _mean_spread(pixels)
         if _UNIT_INTERVAL[0] <= quiet_low and quiet_high <= _UNIT_INTERVAL[1]:
             return ValueRange(0.0, 1.0, "floats of about 0..1 under noise: white 1")
@@ -329,6 +329,8 @@ def _mean_spread(pixels: Any) -> tuple[float, float]:
     Squares on the last two axes that are longer than four of them, so not over colours or channels.
     """
     long = [axis for axis, length in enumerate(pixels.shape) if length > _MEAN_PX**2][-2:]
+    # Of a volume larger than memory no more is kept than `sample` keeps.
+    step = max(1, int(np.prod(pixels.shape)) // _MEAN_PX ** len(long) // _SAMPLE_PX)
     means = []
     for _, slab in _slabs(pixels):
         gone = len(pixels.shape) - slab.ndim  # leading axes that the slab lies at one place of
@@ -336,7 +338,7 @@ def _mean_spread(pixels: Any) -> tuple[float, float]:
         for axis in long:
             if axis >= gone:
                 count, total = _sum_by(count, axis - gone), _sum_by(total, axis - gone)
-        means.append(total[count > 0] / count[count > 0])
+        means.append((total[count > 0] / count[count > 0])[::step])
     values = np.concatenate(means)
     low, high = np.percentile(values, _BULK) if values.size else (-math.inf, math.inf)
     return float(low), float(high)

@@ -10,6 +10,7 @@ import numpy as np
 
 from mdrn_plugin.noise.correlation import fill_level
 from mdrn_plugin.noise.stabilise import stabiliser
+from mdrn_plugin.picture import NOISY_UNIT_INTERVAL
 
 if TYPE_CHECKING:
     from mdrn_plugin.noise.correlation import Spectrum
@@ -154,6 +155,11 @@ def natural_mapping(facts: Facts, spread: tuple[float, float]) -> tuple[float, f
     if not high > low:
         return facts.range.black, 1 / (facts.range.white - facts.range.black)
     if facts.dtype.startswith("float") and not facts.range.given:
+        # A range of 0..1 was told from the means where noise reaches beyond it (`picture.decide_range`).
+        unit_range = (facts.range.black, facts.range.white) == (0.0, 1.0)
+        noisy = low >= NOISY_UNIT_INTERVAL[0] and high <= NOISY_UNIT_INTERVAL[1]
+        if unit_range and noisy and _NATURAL_SPREAD[0] <= high - low <= _NATURAL_SPREAD[1]:
+            return 0.0, 1.0
         for power in (0, _decade(low, high)):
             unit = 10.0**power
             least = _NATURAL_SPREAD[0] if power == 0 else _DECADE_SPREAD

@@ -303,3 +303,15 @@ def test_provenance_has_model_and_no_clock_or_path() -> None:
 def test_public_names_are_these() -> None:
     names = {"__version__", "denoise", "denoise_raw", "estimate_noise", "models", "read", "train_on", "write"}
     assert set(mdrn_plugin.__all__) == names
+
+
+def test_floats_under_strong_noise_are_seen_at_their_own_contrast() -> None:
+    """Noise of 50/255 over black reaches beyond -0.5; the network sees the picture as it is all the same."""
+    y, x = np.mgrid[:96, :128]
+    clean = 0.5 + 0.5 * np.sign(np.sin(x / 9) * np.sin(y / 9))
+    noisy = (clean + 50 / 255 * np.random.default_rng(0).standard_normal(clean.shape)).astype(np.float32)
+    assert np.percentile(noisy, 0.1) < -0.5
+    result = mdrn_plugin.denoise(noisy, return_result=True)
+    step = result.plan.steps[0]
+    assert (step.black, step.gain) == (0.0, 1.0)
+    assert step.sigma_255 == pytest.approx(50, rel=0.1)

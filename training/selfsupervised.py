@@ -66,9 +66,9 @@ _PREVIEW = 512  # px a side at most
 # network leaves noise in 0.79, W2S's frames, of few photons, 0.69.
 _GROUPS, _QUARTER, _ONE_LEVEL = 16, 3, 0.75
 _ALPHA = 0.5  # noise added to the input, times its own
-# Bayes results so many times worse than the shipped model, by the share of the first stage that is over, do
-# not become better than it in what is left: from a fifth and from half of it on. Of one photograph they go
-# from 3.1 to 1.3 times.
+# Bayes results so many times worse than the shipped model, by the share of the first stage that is over, are
+# not expected to become better than it in what is left: from a fifth and from half of it on. Of one
+# photograph they went from 3.1 to 1.3 times, by the errors of the predictions on the parts held back.
 _HOPELESS = ((0.15, 2.0), (0.5, 1.5))
 _PREVIEW_EVERY = 120.0  # s
 _LEAST_HELD = 64  # px, but no more than an eighth of a picture's height
