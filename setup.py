@@ -43,6 +43,7 @@ def library(name: str, source: str) -> Extension:
 libraries = [
     library("mdrn_plugin.networks.kernel", "mdrn_plugin/networks/kernel.c"),
     library("mdrn_plugin.networks.fp32_kernel", "mdrn_plugin/networks/fp32_kernel.c"),
+    library("mdrn_plugin.networks.non_local_kernel", "mdrn_plugin/networks/non_local_kernel.c"),
     library("mdrn_plugin.networks.fan_kernel", "mdrn_plugin/networks/fan_kernel.c"),
     library("mdrn_plugin.training.kernel", "training/kernel.c"),
 ]

@@ -261,7 +261,12 @@ def find_machine(options: Options) -> Machine:
     import torch
 
     from mdrn_plugin.engine.backends import resolve_backend
-    from mdrn_plugin.engine.device import resolve_device, resolve_precision, resolve_raw_precision
+    from mdrn_plugin.engine.device import (
+        resolve_device,
+        resolve_non_local,
+        resolve_precision,
+        resolve_raw_precision,
+    )
 
     count = options.threads or torch.get_num_threads()
     device = resolve_device(options.device)
@@ -271,9 +276,22 @@ def find_machine(options: Options) -> Machine:
         wish = measured.backend if measured else "torch"
     backend = resolve_backend(wish, options.device, options.precision)
     if backend != "torch":
-        return Machine("cpu", "fp32", count, backend, resolve_raw_precision(options.precision, "cpu"))
+        return Machine(
+            "cpu",
+            "fp32",
+            count,
+            backend,
+            resolve_raw_precision(options.precision, "cpu"),
+            resolve_non_local("cpu"),
+        )
     precision = resolve_precision(options.precision, device)
-    return Machine(device, precision, count, raw_precision=resolve_raw_precision(options.precision, device))
+    return Machine(
+        device,
+        precision,
+        count,
+        raw_precision=resolve_raw_precision(options.precision, device),
+        non_local=resolve_non_local(device),
+    )
 
 
 def provenance(plan: Plan) -> str:
@@ -292,6 +310,7 @@ def provenance(plan: Plan) -> str:
                 "correlated": bool(s.spectra),
                 **({"backend": s.backend} if s.backend != "torch" else {}),
                 **({"coarse": [f"{c.model} {c.sha256[:16]}" for c in s.coarse]} if s.coarse else {}),
+                **({"refinement": f"{r.model} {r.sha256[:16]}"} if (r := s.refinement) else {}),
             }
             for s in plan.steps
         ],

@@ -14,6 +14,7 @@ from mdrn_plugin.plan_models import (
     coarser_models,
     has_colour,
     photo_model,
+    refining_model,
     stabilised_model,
     within_range,
 )
@@ -55,6 +56,7 @@ class Machine:
     threads: int
     backend: str = "torch"  # what runs the models that it can run
     raw_precision: str = "fp32"  # of FAN
+    non_local: str = ""  # what looks for what repeats itself: "kernel" or "torch"; empty: too slow here
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -69,6 +71,23 @@ class Scale:
 
     model: str
     sha256: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Refinement:
+    """What corrects a network's result by what the picture repeats (`networks.non_local`).
+
+    Attributes
+    ----------
+    model, sha256 : str
+        As of `Step`.
+    means : str
+        "kernel" or "torch": what sums over similar patches.
+    """
+
+    model: str
+    sha256: str
+    means: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -106,6 +125,8 @@ class Step:
     coarse : tuple of Scale
         Of the picture at half the size, at a quarter: they correct the coarse detail of the one before
         (`networks.scales`).
+    refinement : Refinement, optional
+        Behind all of them.
     """
 
     model: str | None
@@ -124,6 +145,7 @@ class Step:
     backend: str = "torch"
     blind: bool = False
     coarse: tuple[Scale, ...] = ()
+    refinement: Refinement | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -290,23 +312,33 @@ def _step(
     if options.model is None and (silent or options.strength == 0):
         reason = "no noise found, passed through" if options.strength else "strength 0, passed through"
         return Step(None, "", sigma_255, black, gain, TILE_CPU, 0, 8, reason)
+    missing: list[str] = []  # of the tier that was asked for
     stabilised = stabilised_model(route, smooth, dim, joint, options, zoo)
     if photo:
         descriptor, reason = photo, "blind to the level; for finished photographs"
     elif stabilised:
         descriptor, reason = stabilised
     else:
-        descriptor, reason = choose_model(zoo, 3 if joint else 1, options, sigma_255, notes, doubts)
+        descriptor, reason = choose_model(zoo, 3 if joint else 1, options, sigma_255, missing, doubts)
     if not photo:
         gain, sigma_255 = within_range(gain, sigma_255, descriptor, options, zoo, doubts)
     coarse = coarser_models(descriptor, sigma_255, options, zoo)
     if coarse:
         reason += f"; {', '.join(d.name for d in coarse)} at {' and '.join(SIZES[: len(coarse)])} the size"
+    refiner = None if route.spectra else refining_model(descriptor, sigma_255, options, zoo)
+    if refiner and not machine.non_local:
+        refiner = None
+        notes.append("what the picture repeats was not looked for: needs the compiled kernel, or a GPU")
+    if refiner:
+        reason += "; what the picture repeats is looked at besides"
+    else:
+        notes.extend(missing)
     return model_step(
         descriptor,
         options,
         machine,
         coarse=coarse,
+        refiner=refiner,
         sigma_255=sigma_255,
         black=black,
         gain=gain,
@@ -325,13 +357,14 @@ def model_step(
     machine: Machine,
     *,
     coarse: tuple[Descriptor, ...] = (),
+    refiner: Descriptor | None = None,
     grid: int | None = None,
     **what: Any,
 ) -> Step:
     """Return the step of a model: its tiles, and `what` else a `Step` says.
 
-    `coarse` are the models of coarser scales. `grid` is what sides of tiles are multiples of, px; the
-    stride if left out.
+    `coarse` are the models of coarser scales, `refiner` that of what the picture repeats. `grid` is what
+    sides of tiles are multiples of, px; the stride if left out.
     """
     stride = max(d.stride << k for k, d in enumerate((descriptor, *coarse)))
     grid = grid or stride
@@ -342,22 +375,25 @@ def model_step(
         model=descriptor.name,
         sha256=descriptor.sha256,
         tile=max(grid, tile // grid * grid),
-        halo=_halo((descriptor, *coarse), stride, exact=options.exact),
+        halo=_halo((descriptor, *coarse), refiner, stride, exact=options.exact),
         stride=stride,
         backend=backend,
         coarse=tuple(Scale(d.name, d.sha256) for d in coarse),
+        refinement=Refinement(refiner.name, refiner.sha256, machine.non_local) if refiner else None,
         **what,
     )
 
 
-def _halo(scales: tuple[Descriptor, ...], stride: int, *, exact: bool) -> int:
+def _halo(scales: tuple[Descriptor, ...], refiner: Descriptor | None, stride: int, *, exact: bool) -> int:
     """Return how much around a tile is read, px: all that its result depends on, or what matters of it."""
     if not exact:
         usual = scales[0].default_halo
-        return usual if len(scales) == 1 else max(usual, _HALO_OF_SCALES[len(scales) - 2])
+        usual = usual if len(scales) == 1 else max(usual, _HALO_OF_SCALES[len(scales) - 2])
+        return usual + (-(-refiner.default_halo // stride) * stride if refiner else 0)
     halo = scales[-1].halo
     for descriptor in reversed(scales[:-1]):
         halo = max(descriptor.halo, 2 * halo) + _REACH_OF_SCALES
+    halo += refiner.halo if refiner else 0
     return -(-halo // stride) * stride
 
 

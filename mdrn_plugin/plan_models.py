@@ -38,6 +38,11 @@ def is_for_raw(descriptor: Descriptor) -> bool:
     return descriptor.tier.startswith("raw")
 
 
+def is_refiner(descriptor: Descriptor) -> bool:
+    """Whether a model only corrects what others return (`networks.non_local`)."""
+    return descriptor.architecture == "non-local"
+
+
 def choose_model(
     zoo: Zoo, colours: int, options: Options, sigma_255: float, notes: list[str], doubts: list[str]
 ) -> tuple[Descriptor, str]:
@@ -51,6 +56,11 @@ def choose_model(
         if is_for_raw(descriptor):
             raise BadOption(
                 f"model {options.model}: is for Bayer mosaics; choose another, see mdrn-batch models"
+            )
+        if is_refiner(descriptor):
+            raise BadOption(
+                f"model {options.model}: corrects what other models return, by itself it does nothing; "
+                "use --quality best, or choose another, see mdrn-batch models"
             )
         if descriptor.colours != colours:
             kind = "colour" if descriptor.colours == 3 else "gray"
@@ -155,6 +165,19 @@ def coarser_models(
         else:
             found.append(choose_model(zoo, descriptor.colours, options, level, [], [])[0])
     return tuple(found)
+
+
+def refining_model(descriptor: Descriptor, sigma_255: float, options: Options, zoo: Zoo) -> Descriptor | None:
+    """Return the model that corrects a result by what the picture repeats; in `best`, for white noise."""
+    if options.model is not None or _TIERS[options.quality] != "best":
+        return None
+    if descriptor.tier not in ("balanced", "best"):
+        return None
+    for refiner in zoo.descriptors:
+        low, high = refiner.band_255
+        if is_refiner(refiner) and refiner.colours == descriptor.colours and low <= sigma_255 <= high:
+            return refiner
+    return None
 
 
 def within_range(

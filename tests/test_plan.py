@@ -14,7 +14,7 @@ from mdrn_plugin.noise.curve import NoiseCurve
 from mdrn_plugin.noise.profile import NoiseProfile
 from mdrn_plugin.options import Options, parse_noise
 from mdrn_plugin.picture import ValueRange
-from mdrn_plugin.plan import Machine, Plan, resolve
+from mdrn_plugin.plan import Machine, Plan, Refinement, resolve
 from mdrn_plugin.plan_route import Facts
 from mdrn_plugin.zoo import Descriptor, Zoo
 
@@ -30,6 +30,7 @@ def _descriptor(colours: int, low: float, high: float, tier: str = "balanced") -
         "photo": "photo",
         "micro": "micro",
         "photons": "photons",
+        "refiner": "refiner",
     }[tier]
     return Descriptor(
         name=f"mdrn-{size}-{colour}-{low:g}-{high:g}",
@@ -171,6 +172,56 @@ def test_resolve_strong_noise_is_seen_at_more_scales(
 
 def test_resolve_one_scale_where_a_model_is_asked_for() -> None:
     assert _resolve(25, Options(model="mdrn-2b-gray-20-35")).steps[0].coarse == ()
+
+
+REFINER = Descriptor(
+    **{
+        **dataclasses.asdict(_descriptor(1, 6.5, 90, "refiner")),
+        "name": "nonlocal-gray-7-90",
+        "architecture": "non-local",
+        "halo": 44,
+        "default_halo": 20,
+    }
+)
+
+
+def _refined(sigma: float, means: str = "kernel", profile: NoiseProfile | None = None, **wish: Any) -> Plan:
+    zoo = dataclasses.replace(ZOO, descriptors=(*ZOO.descriptors, REFINER))
+    machine = dataclasses.replace(MACHINE, non_local=means)
+    profile = profile or NoiseProfile((sigma / 255,))
+    return resolve(_facts(), (profile,), Options(**wish), zoo, machine)
+
+
+def test_resolve_best_looks_at_what_the_picture_repeats() -> None:
+    for quality in ("best", "best+"):
+        plan = _refined(25, quality=quality)
+        step = plan.steps[0]
+        assert step.refinement == Refinement("nonlocal-gray-7-90", REFINER.sha256, "kernel")
+        assert step.model == "mdrn-2b-gray-20-35"
+        assert step.halo == 64 + 32  # that of two scales, and 20 on a grid of 16
+        assert "what the picture repeats" in plan.explain()
+        assert not plan.notes
+    exact = _refined(25, quality="best", exact=True).steps[0].halo
+    assert 0 <= exact - (_resolve(25, Options(quality="best", exact=True)).steps[0].halo + 44) < 16
+
+
+def test_resolve_what_the_picture_repeats_is_left_aside() -> None:
+    curve = NoiseCurve("constant", 0.0, 0.0, mean=(25 / 255) ** 2)
+    correlated = NoiseProfile((25 / 255,), curves=(curve,), correlation=(0.6, 0.6), spectra=(SPECTRUM,))
+    assert _refined(25).steps[0].refinement is None
+    assert _refined(25, quality="fast").steps[0].refinement is None
+    assert _refined(4, quality="best").steps[0].refinement is None
+    assert _refined(25, quality="best", model="mdrn-2b-gray-20-35").steps[0].refinement is None
+    assert _refined(25, quality="best", profile=correlated).steps[0].refinement is None
+    plan = _refined(25, "", quality="best")
+    assert plan.steps[0].refinement is None
+    assert any("needs the compiled kernel" in note for note in plan.notes)
+    assert any("'best'" in note for note in plan.notes)
+
+
+def test_resolve_a_refiner_is_no_model_to_ask_for() -> None:
+    with pytest.raises(BadOption, match="nonlocal-gray-7-90: corrects what other models return"):
+        _refined(25, model="nonlocal-gray-7-90")
 
 
 def test_resolve_missing_tier_falls_back_and_says_so() -> None:

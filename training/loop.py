@@ -30,9 +30,9 @@ from mdrn_plugin.files import lock_byte, write_bytes
 from mdrn_plugin.networks.mdrn import CHANNELS
 from mdrn_plugin.networks.registry import Network, build
 
-from . import kernel, outputs, perception
+from . import kernel, outputs, perception, refining
 from .data import CropRules, Crops, Pack, whole_pictures
-from .degrade import degrade, margin
+from .degrade import Pair, degrade, margin
 from .distil import Distiller
 from .losses import get_loss
 from .optim import MuonAdam
@@ -112,6 +112,8 @@ def settings(recipe: Recipe) -> dict[str, Any]:
     values |= {"widths": list(recipe.widths)} if recipe.widths else {}
     if recipe.architecture == "fan":
         return values
+    if recipe.architecture == refining.ARCHITECTURE:
+        return values | {"channels": recipe.channels, "layers": recipe.blocks}
     values["blocks"] = recipe.blocks
     if recipe.architecture == "mwrcanet":
         values |= {} if recipe.block == "attention" else {"block": recipe.block}
@@ -289,6 +291,9 @@ class _Trainer:
         self.distiller = None
         self.perception = None
         self.targets = None
+        self.corrected = None
+        if recipe.architecture == refining.ARCHITECTURE:
+            self.corrected = refining.Corrected(recipe, teachers, self.device)
         if recipe.distillation in outputs.KINDS:
             self.targets = outputs.OutputTargets(recipe, teachers, self.device)
         elif recipe.distillation and teacher is None:
@@ -406,17 +411,12 @@ class _Trainer:
 
     def _one_step(self) -> float:
         recipe, step = self.recipe, self.progress.step
-        clean = self.crops.batch(step, recipe.batch, self.share)
-        pair = degrade(
-            recipe.degrade,
-            clean,
-            recipe.sigma_255,
-            recipe.seed,
-            step,
-            recipe.batch,
-            self.share,
-            packed=recipe.architecture == "fan",
-        ).to(self.device)
+        if self.corrected is not None:
+            clean, sigma, inputs = self.corrected.batch(step, self._pair)
+            with autocast(self.device.type):
+                loss = self.loss(inputs[0] + self.model(*inputs), clean, sigma)
+            return self._learn(loss)
+        pair = self._pair(step)
         clean, noisy, sigma = pair.clean, pair.noisy, pair.sigma
         with autocast(self.device.type):
             if self.distiller is None:
@@ -433,6 +433,25 @@ class _Trainer:
                 loss = self.loss(out, clean, sigma)
                 kdl = self.distiller.loss(features, self.distiller.features(clean, noisy, sigma))
                 loss = loss + recipe.kdl_weight * kdl
+        return self._learn(loss)
+
+    def _pair(self, number: int) -> Pair:
+        """Return a batch of clean and noisy pictures, this process's share of it."""
+        recipe = self.recipe
+        return degrade(
+            recipe.degrade,
+            self.crops.batch(number, recipe.batch, self.share),
+            recipe.sigma_255,
+            recipe.seed,
+            number,
+            recipe.batch,
+            self.share,
+            packed=recipe.architecture == "fan",
+        ).to(self.device)
+
+    def _learn(self, loss: Tensor) -> float:
+        """Take one step down the loss; return it, or NaN before anything is touched."""
+        recipe, step = self.recipe, self.progress.step
         value = float(loss.detach())
         if not math.isfinite(self.ranks.mean(value)):
             return math.nan  # before the gradients are touched: they would stay NaN
@@ -492,6 +511,7 @@ class _Trainer:
             self.ema,
             whole_pictures(self.pack, self.kept, picture_colours(self.recipe), self.network.stride),
             self.device,
+            self.corrected,
         )
         self._note(**{f"psnr_{sigma:g}": value for sigma, value in scores.items()})
 
@@ -536,7 +556,11 @@ def choose_steps(minutes: float, seconds_per_step: float, warm_up: int) -> int:
 
 @torch.no_grad()
 def validate(
-    recipe: Recipe, weights: dict[str, Tensor], pictures: list[Tensor], device: torch.device
+    recipe: Recipe,
+    weights: dict[str, Tensor],
+    pictures: list[Tensor],
+    device: torch.device,
+    corrected: refining.Corrected | None = None,
 ) -> dict[float, float]:
     """Return the mean PSNR at each of the recipe's validation levels, noise from fixed seeds."""
     network = build(recipe.architecture, settings(recipe))
@@ -553,7 +577,7 @@ def validate(
             ).to(device)
             shown = [cut_to_stride(x, network.stride) for x in (pair.noisy, pair.std) if x is not None]
             with autocast(device.type):
-                out = network(*shown)
+                out = corrected(network, shown[0], pair.sigma) if corrected else network(*shown)
             total += psnr(out.float(), cut_to_stride(pair.clean, network.stride))
         scores[sigma] = round(total / max(1, len(pictures)), 4)
     return scores

@@ -36,6 +36,28 @@ MEAN, EACH, BAND = "outputs-mean", "outputs-each", "outputs-band"
 KINDS = (MEAN, EACH, BAND)
 
 
+def ready(network: Network, device: torch.device) -> Network | kernel.Compiled:
+    """Return a network frozen, on a device, in its fastest form."""
+    frozen = network.requires_grad_(False).eval().to(device)
+    frozen = frozen.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return kernel.Compiled(frozen) if kernel.fits(frozen, device) else frozen
+
+
+def nearest(bands_255: Tensor, sigma_255: Tensor) -> Tensor:
+    """Return for each level the index of the band that it lies in, or is nearest to.
+
+    Parameters
+    ----------
+    bands_255 : Tensor
+        (bands, 2), lowest and highest level.
+    sigma_255 : Tensor
+        One level for each picture, any shape.
+    """
+    levels = sigma_255.flatten()[:, None]
+    outside = (bands_255[:, 0] - levels).clamp_min(0) + (levels - bands_255[:, 1]).clamp_min(0)
+    return outside.argmin(1)
+
+
 class OutputTargets:
     """Frozen networks whose outputs are learnt from.
 
@@ -71,11 +93,7 @@ class OutputTargets:
         self._bands = []
         if recipe.distillation == BAND:
             self._bands = [load_recipe(name).band_255 for name in recipe.teachers]
-        ready = [
-            t.requires_grad_(False).eval().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            for t in teachers
-        ]
-        self._teachers = [kernel.Compiled(t) if kernel.fits(t, device) else t for t in ready]
+        self._teachers = [ready(teacher, device) for teacher in teachers]
 
     def loss(
         self,
@@ -110,9 +128,7 @@ class OutputTargets:
         if not self._bands:
             return [self._run(teacher, pair.noisy, pair.std, step) for teacher in self._teachers]
         bands = torch.tensor(self._bands, device=pair.sigma.device)
-        levels = pair.sigma.flatten()[:, None]
-        outside = (bands[:, 0] - levels).clamp_min(0) + (levels - bands[:, 1]).clamp_min(0)
-        taught_by = outside.argmin(1)
+        taught_by = nearest(bands, pair.sigma)
         out = torch.empty_like(pair.noisy)
         for k, teacher in enumerate(self._teachers):
             mine = taught_by == k

@@ -48,13 +48,14 @@ class Recipe:
     seed: int = 1
     distillation: str = ""  # see docs/training.md; empty: from the clean pictures alone
     teacher: str = ""  # name of the model that teaches
-    teachers: tuple[str, ...] = ()  # names of the models whose outputs are the targets
+    teachers: tuple[str, ...] = ()  # models whose outputs are the targets; "non-local": that are corrected
     teacher_symmetries: bool = False  # the teachers see each batch turned or mirrored at random
     clean_weight: float = 0.0  # of the clean picture in targets that are outputs
     teacher_sigma_255: tuple[float, ...] = ()  # HMDS: noise that the teacher is shown, 0..255
     kdl_weight: float = 0.0  # of the feature distance beside the loss
     architecture: str = "mdrn"  # key of the networks' registry
     widths: tuple[int, ...] = ()  # channels of each level, for networks that have several
+    reuse: int = 1  # "non-local": steps for each new batch of results
     block: str = "attention"  # MWRCANet: "attention", "residual" (MWResNet) or "dense"
     degrade: str = "awgn"  # kind of noise, one of `degrade.KINDS`
 

@@ -293,6 +293,7 @@ def open_volume(plan_file: str | os.PathLike[str], *, zoo: Zoo | None = None) ->
     zoo = zoo or available()
     used = [(step.model, step.sha256) for step in plan.plan.steps if step.model is not None]
     used += [(scale.model, scale.sha256) for step in plan.plan.steps for scale in step.coarse]
+    used += [(r.model, r.sha256) for step in plan.plan.steps if (r := step.refinement) is not None]
     for model, sha256 in used:
         if zoo.get(model).sha256 != sha256:
             raise BadOption(f"{file}: the weights of {model} are not those of the plan; plan again")

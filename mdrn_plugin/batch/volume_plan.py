@@ -20,7 +20,7 @@ from mdrn_plugin.noise.blocks import spread
 from mdrn_plugin.noise.curve import NoiseCurve
 from mdrn_plugin.noise.profile import NoiseProfile
 from mdrn_plugin.picture import Picture, ValueRange, decide_range
-from mdrn_plugin.plan import Plan, Scale, Step
+from mdrn_plugin.plan import Plan, Refinement, Scale, Step
 
 if TYPE_CHECKING:
     from mdrn_plugin.options import Options
@@ -209,7 +209,9 @@ def _spectra(records: list[list[list[float]]]) -> tuple[tuple[tuple[float, ...],
 def _step(record: dict[str, Any]) -> Step:
     curves, spectra = _curves(record["curves"]), _spectra(record["spectra"])
     coarse = tuple(Scale(**scale) for scale in record["coarse"])
-    return Step(**{**record, "curves": curves, "spectra": spectra, "coarse": coarse})
+    refinement = record.get("refinement") and Refinement(**record["refinement"])
+    parts = {"curves": curves, "spectra": spectra, "coarse": coarse, "refinement": refinement}
+    return Step(**{**record, **parts})
 
 
 def _profile(record: dict[str, Any]) -> NoiseProfile:

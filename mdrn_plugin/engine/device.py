@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 
 from mdrn_plugin.errors import BadOption
-from mdrn_plugin.networks import fan_native, fp32_native, native
+from mdrn_plugin.networks import fan_native, fp32_native, native, non_local
 
 # The precisions of plans that were made for a compiled kernel: its bytes are not those of the operators.
 KERNEL = "bf16-kernel"
@@ -70,6 +70,17 @@ def resolve_precision(wish: str, device: str) -> str:
     if wish == "bf16" or multiplies_bf16(device):
         return "bf16"
     return FP32_KERNEL if device == "cpu" and fp32_native.library() is not None else "fp32"
+
+
+def resolve_non_local(device: str) -> str:
+    """Return "kernel", "torch" or "": what looks for what a picture repeats.
+
+    On the CPU the compiled kernel; torch's operators take ten times as long there as a network and
+    are for other devices.
+    """
+    if device != "cpu":
+        return "torch"
+    return "kernel" if non_local.library() is not None else ""
 
 
 def resolve_raw_precision(wish: str, device: str) -> str:

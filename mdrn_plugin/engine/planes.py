@@ -15,6 +15,7 @@ from mdrn_plugin.engine.mosaic import MosaicRoute, count_mosaic_tiles, run_mosai
 from mdrn_plugin.engine.packed import count_packed_tiles, run_packed
 from mdrn_plugin.engine.routes import Route, count_route_tiles, run_route, stabilised
 from mdrn_plugin.engine.run import Job, count_tiles, run_plane
+from mdrn_plugin.networks.non_local import Refined
 from mdrn_plugin.networks.scales import at_scales
 from mdrn_plugin.picture import as_rows_columns_samples, samples_of
 
@@ -185,6 +186,9 @@ def job_of(plan: Plan, step: Step, zoo: Zoo) -> Job | None:
     if step.coarse:
         coarser = [load_network(zoo, scale.model, step.backend, plan.threads) for scale in step.coarse]
         network = at_scales([network, *coarser])
+    if step.refinement is not None:
+        gates = zoo.load(step.refinement.model)
+        network = Refined(network, gates, step.sigma_255 / 255, kernel=step.refinement.means == "kernel")
     return Job(
         network=network,
         black=step.black,

@@ -20,7 +20,9 @@ from mdrn_plugin.engine.ensemble import eightfold
 from mdrn_plugin.engine.heap import HEAP
 from mdrn_plugin.engine.tiles import Tile, Window, cut
 from mdrn_plugin.errors import Cancelled, NotSupported, OutOfMemory
+from mdrn_plugin.networks import non_local
 from mdrn_plugin.networks.mdrn import FoldedMDRN
+from mdrn_plugin.networks.non_local import Refined
 from mdrn_plugin.networks.scales import TwoScales
 
 if TYPE_CHECKING:
@@ -281,6 +283,14 @@ def placed(network: nn.Module, device: str, precision: str) -> nn.Module:
 
     if isinstance(network, TwoScales):
         return TwoScales(*(placed(part, device, precision) for part in (network.fine, network.coarse)))
+    if isinstance(network, Refined):
+        if network.kernel and device == "cpu" and non_local.library() is None:
+            raise NotSupported(
+                "the plan was made where the compiled kernel for what a picture repeats runs, and here it "
+                f"does not ({non_local.why_not()}); plan again on this machine"
+            )
+        inner, gates = (placed(part, device, precision) for part in (network.network, network.gates))
+        return Refined(inner, gates, network.sigma, kernel=network.kernel)
     kernel = KERNELS.get(precision)
     if kernel is not None and kernel.library() is None:
         raise NotSupported(

@@ -8,10 +8,16 @@ from typing import Any
 from mdrn_plugin.networks.fan import FAN
 from mdrn_plugin.networks.mdrn import MDRN
 from mdrn_plugin.networks.mwrcanet import MWRCANet
+from mdrn_plugin.networks.non_local import NonLocal
 
-Network = MDRN | FAN | MWRCANet
+Network = MDRN | FAN | MWRCANet | NonLocal
 
-ARCHITECTURES: dict[str, type[Network]] = {"mdrn": MDRN, "fan": FAN, "mwrcanet": MWRCANet}
+ARCHITECTURES: dict[str, type[Network]] = {
+    "mdrn": MDRN,
+    "fan": FAN,
+    "mwrcanet": MWRCANet,
+    "non-local": NonLocal,
+}
 
 
 def build(architecture: str, settings: Mapping[str, Any]) -> Network:

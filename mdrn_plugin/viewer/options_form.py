@@ -11,7 +11,7 @@ from qtpy.QtWidgets import QComboBox, QLabel, QSizePolicy
 
 from mdrn_plugin.errors import MdrnError
 from mdrn_plugin.options import QUALITIES, Options
-from mdrn_plugin.plan_models import is_for_raw
+from mdrn_plugin.plan_models import is_for_raw, is_refiner
 
 if TYPE_CHECKING:
     from mdrn_plugin.viewer.preferences import Preferences
@@ -117,7 +117,7 @@ def _models(_: object = None) -> list[tuple[str, str]]:
         zoo = available()
     except MdrnError:  # said where the plan is made
         zoo = shipped()
-    names = [d.name for d in zoo.all() if not is_for_raw(d)]
+    names = [d.name for d in zoo.all() if not is_for_raw(d) and not is_refiner(d)]
     return [_BY_NOISE, *((name, name) for name in names)]
 
 

@@ -1,0 +1,194 @@
+"""What a picture repeats: sums over similar patches against their definition, and what is made of them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mdrn_plugin.engine import run
+from mdrn_plugin.engine.run import Job, count_tiles, placed, run_plane
+from mdrn_plugin.errors import NotSupported
+from mdrn_plugin.networks import non_local
+from mdrn_plugin.networks.mdrn import MDRN, FoldedMDRN
+from mdrn_plugin.networks.non_local import SEARCH, NonLocal, Refined, similar_means, similar_sums
+
+SIGMA = torch.tensor([0.1])
+needs_kernel = pytest.mark.skipif(non_local.library() is None, reason="not compiled")
+
+
+def _pictures(colours: int, rows: int, columns: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Return a result and the noisy picture that it was made of."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (1, colours, rows, columns)
+    base = 0.2 * torch.rand(shape, generator=generator)
+    return base, base + 0.1 * torch.randn(shape, generator=generator)
+
+
+def _by_definition(base: np.ndarray, noisy: np.ndarray, sigma: float, row: int, column: int) -> np.ndarray:
+    """Return the sums of one pixel, gray, as the docstring of `similar_sums` has them."""
+    rows, columns = base.shape
+    wide = [np.pad(x.astype(np.float64), 4, mode="reflect") for x in (base, noisy)]
+    patch = [x[row : row + 9, column : column + 9] for x in wide]
+    sums = np.zeros(7)
+    for y in range(max(0, row - SEARCH), min(rows, row + SEARCH + 1)):
+        for x in range(max(0, column - SEARCH), min(columns, column + SEARCH + 1)):
+            if (y, x) == (row, column):
+                continue
+            other = [z[y : y + 9, x : x + 9] for z in wide]
+            distance = sum(((p - q) ** 2).mean() for p, q in zip(patch, other, strict=True)) / sigma**2 - 2
+            w = math.exp(-distance / 0.6)
+            noise, value = noisy[y, x] - base[y, x], base[y, x]
+            sums += [w, w**2, w**4, w * noise, w * value, w**2 * noise, w**2 * value]
+    return sums
+
+
+@pytest.mark.parametrize("kernel", [False, pytest.param(True, marks=needs_kernel)])
+def test_similar_sums_are_those_of_their_definition(kernel: bool) -> None:
+    base, noisy = _pictures(1, 40, 37)
+    sums = similar_sums(base, noisy, SIGMA, kernel=kernel)
+    assert sums.shape == (1, 7, 40, 37)
+    for row, column in ((0, 0), (3, 36), (20, 18), (39, 1)):
+        expected = _by_definition(base[0, 0].numpy(), noisy[0, 0].numpy(), 0.1, row, column)
+        np.testing.assert_allclose(sums[0, :, row, column].numpy(), expected, rtol=2e-4, atol=2e-5)
+
+
+@needs_kernel
+@pytest.mark.parametrize("shape", [(1, 70, 300), (3, 33, 257), (3, 5, 7), (1, 1, 1)])
+def test_similar_means_kernel_and_torch_agree(shape: tuple[int, int, int]) -> None:
+    base, noisy = _pictures(*shape)
+    compiled = similar_means(base, noisy, SIGMA, kernel=True)
+    operators = similar_means(base, noisy, SIGMA)
+    for found, expected in zip(compiled, operators, strict=True):
+        torch.testing.assert_close(found, expected, atol=2e-4, rtol=1e-4)
+
+
+@needs_kernel
+def test_similar_sums_kernel_gives_the_same_bits_by_all_vectors_and_threads() -> None:
+    base, noisy = _pictures(3, 80, 300)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        expected = similar_sums(base, noisy, SIGMA, kernel=True)
+        torch.set_num_threads(3)
+        assert torch.equal(similar_sums(base, noisy, SIGMA, kernel=True), expected)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(similar_sums(base, noisy, SIGMA, kernel=True, lanes=8), expected)
+
+
+@pytest.mark.parametrize("kernel", [False, pytest.param(True, marks=needs_kernel)])
+def test_similar_means_a_pixels_own_value_is_in_none_of_them(kernel: bool) -> None:
+    base = torch.full((1, 1, 48, 48), 0.5)
+    noisy = base.clone()
+    noisy[0, 0, 24, 24] = 0.55
+    means, _ = similar_means(base, noisy, SIGMA, kernel=kernel)
+    assert float(means[0, :, 0, 24, 24].abs().max()) < 1e-6
+    assert float(means[0, 0, 0, 24, 25]) > 1e-4  # but in those of its neighbours
+
+
+def test_similar_means_show_a_grating_that_the_result_has_lost() -> None:
+    generator = torch.Generator().manual_seed(1)
+    grating = 0.06 * torch.cos(2 * torch.pi * torch.arange(64) / 5)[None, None, :, None].expand(1, 1, 64, 64)
+    noisy = 0.5 + grating + 0.1 * torch.randn(1, 1, 64, 64, generator=generator)
+    means, unsure = similar_means(torch.full_like(noisy, 0.5), noisy, SIGMA)
+    found = 0.1 * means[0, 2, 0, 16:48, 16:48]  # of the noise, by the narrower weight
+    lost = grating[0, 0, 16:48, 16:48]
+    assert float(torch.corrcoef(torch.stack([found.flatten(), lost.flatten()]))[0, 1]) > 0.85
+    assert float((found - lost).square().mean()) < 0.5 * float(lost.square().mean())
+    assert float(unsure[0, 1].max()) < 0.5
+
+
+def test_similar_means_where_nothing_is_alike_say_so() -> None:
+    base = torch.rand(1, 1, 24, 24, generator=torch.Generator().manual_seed(0))  # against noise of 0.002
+    means, unsure = similar_means(base, base, torch.tensor([0.002]))
+    assert float(unsure.min()) > 0.99
+    assert float(means.abs().max()) < 1e-3
+
+
+def _network(seed: int) -> FoldedMDRN:
+    torch.manual_seed(seed)
+    network = MDRN(colours=1, blocks=1, channels=8)
+    for parameter in network.parameters():
+        if parameter.dim() > 1:
+            nn.init.kaiming_normal_(parameter)
+    return FoldedMDRN(network).eval()
+
+
+def _gates(colours: int = 1, seed: int = 0) -> NonLocal:
+    torch.manual_seed(seed)
+    return NonLocal(colours, channels=16).eval()
+
+
+def test_refined_gates_that_go_nowhere_change_nothing() -> None:
+    gates = _gates()
+    nn.init.zeros_(gates.tail.weight)
+    nn.init.zeros_(gates.tail.bias)
+    network = _network(0)
+    x = torch.rand(1, 1, 48, 48)
+    with torch.inference_mode():
+        assert torch.equal(Refined(network, gates, 0.1, kernel=False).residual(x), network.residual(x))
+
+
+def test_gates_every_mean_has_its_own_step() -> None:
+    gates = _gates(colours=3)
+    nn.init.zeros_(gates.tail.weight)
+    base, noisy = _pictures(3, 16, 16)
+    means, unsure = similar_means(base, noisy, SIGMA)
+    for k in range(4):
+        for c in range(3):
+            bias = torch.zeros(4, 3, 4)
+            bias[k, c] = 0.5
+            gates.tail.bias = nn.Parameter(bias.flatten())
+            with torch.inference_mode():
+                added = gates(base, noisy - base, means, unsure, SIGMA)
+            expected = torch.zeros_like(base)
+            expected[:, c] = 0.5 * means[:, k, c] * 0.1
+            torch.testing.assert_close(added, expected, msg=f"{k} {c}")
+
+
+def test_run_plane_refined_tiled_with_its_halo_equals_whole_and_counts_its_strips() -> None:
+    gates = _gates()
+    network = Refined(_network(0), gates, 0.1, kernel=False)
+    x = np.random.default_rng(0).normal(0.5, 0.1, (288, 256, 1)).astype(np.float32)
+    whole, tiled = np.empty_like(x), np.empty_like(x)
+    run_plane(x, whole, Job(network, 0.0, 1.0, tile=1024, halo=0, stride=8))
+    halo = 48 + -(-gates.halo // 8) * 8  # exact for one block: 48 px
+    small = Job(network, 0.0, 1.0, tile=96, halo=halo, stride=8)
+    steps = []
+    run_plane(x, tiled, small, tile_done=lambda: steps.append(1))
+    np.testing.assert_allclose(tiled, whole, atol=2e-5)
+    assert len(steps) == count_tiles(288, 256, small)
+
+
+def test_gates_halo_is_all_that_a_correction_depends_on() -> None:
+    gates = _gates()
+    side = 2 * gates.halo + 25
+    side += side % 2
+    base, noisy = _pictures(1, side, side)
+    changed = [x.clone() for x in (base, noisy)]
+    middle = side // 2
+    for x in changed:
+        x[..., : middle - gates.halo - 2] += 0.05 * torch.rand(1, 1, side, middle - gates.halo - 2)
+    added = []
+    for b, y in ((base, noisy), tuple(changed)):
+        with torch.inference_mode():
+            means, unsure = similar_means(b, y, SIGMA)
+            added.append(gates(b, y - b, means, unsure, SIGMA)[..., middle:])
+    torch.testing.assert_close(added[0], added[1], atol=1e-6, rtol=0)
+
+
+def test_placed_refined_is_placed_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, gates = _network(0), _gates()
+    twin = placed(Refined(network, gates, 0.1, kernel=True), "cpu", "bf16") if non_local.library() else None
+    if twin is not None:
+        assert isinstance(twin, Refined)
+        assert twin.network is placed(network, "cpu", "bf16")
+        assert (twin.sigma, twin.kernel) == (0.1, True)
+        assert twin.gates.head.weight.dtype == torch.bfloat16
+    monkeypatch.setattr(run.non_local, "library", lambda: None)
+    with pytest.raises(NotSupported, match="plan again on this machine"):
+        placed(Refined(network, gates, 0.1, kernel=True), "cpu", "bf16")

@@ -1,0 +1,206 @@
+"""Training what corrects results by what a picture repeats: which results, which patches, the whole loop."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mdrn_plugin.errors import BadOption
+from mdrn_plugin.networks.mdrn import MDRN
+from mdrn_plugin.networks.non_local import NonLocal, similar_means
+from mdrn_plugin.training import refining
+from mdrn_plugin.training.command import main
+from mdrn_plugin.training.data import dihedral, open_pack
+from mdrn_plugin.training.degrade import Pair
+from mdrn_plugin.training.loop import RunOptions, build_network, train
+from mdrn_plugin.training.recipe import Recipe, load_recipe
+from mdrn_plugin.training.refining import Corrected
+from mdrn_plugin.training.zoo import needs
+from mdrn_plugin.zoo import open_zoo
+
+from .conftest import read_log, to_toml
+
+CPU = torch.device("cpu")
+RECIPE = Recipe(
+    name="nonlocal-gray",
+    architecture="non-local",
+    colours=1,
+    channels=8,
+    blocks=2,
+    tier="refiner",
+    sigma_255=(20, 40),
+    band_255=(20, 40),
+    steps=10,
+    reuse=3,
+    patch=72,
+    batch=2,
+    muon_rate=0.01,
+    validate_sigma_255=(25,),
+    validate_every=100,
+    validate_pictures=1,
+    teachers=("mdrn-2b-gray-10-20", "mdrn-2b-gray-35-60"),
+)
+
+
+class _Times(nn.Module):
+    """Stands for a network: returns its input times a number."""
+
+    colours = 1
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.factor
+
+
+def _corrected(*factors: float) -> Corrected:
+    networks: Any = [_Times(factor) for factor in factors]
+    return Corrected(RECIPE, networks, CPU)
+
+
+def _pair(number: int, sigma_255: float = 25) -> Pair:
+    noisy = torch.rand(2, 1, 72, 80, generator=torch.Generator().manual_seed(number))
+    return Pair(noisy, 0.25 * noisy, torch.full((2, 1, 1, 1), sigma_255))
+
+
+def test_results_are_of_the_network_in_whose_band_the_noise_lies() -> None:
+    def nowhere(base: Tensor, *_: Tensor) -> Tensor:
+        return torch.zeros_like(base)
+
+    noisy = _pair(0).noisy
+    found = _corrected(0.5, 2.0)(nowhere, noisy, torch.tensor([26.0, 29.0]).reshape(2, 1, 1, 1))
+    # 26 is nearer to the 20 of the one band, 29 to the 35 of the other.
+    torch.testing.assert_close(found[:, 0, 0, 0], noisy[:, 0, 0, 0] * torch.tensor([0.5, 2.0]))
+
+
+def test_networks_that_are_not_there_or_of_other_pictures_are_refused() -> None:
+    with pytest.raises(BadOption, match="corrects the results of others"):
+        Corrected(RECIPE, [], CPU)
+    with pytest.raises(BadOption, match="for 1 colours"):
+        Corrected(RECIPE, [MDRN(3, 1, 16)], CPU)
+
+
+def test_batch_cuts_everything_at_the_same_place_and_in_the_same_symmetry() -> None:
+    clean, sigma_255, (base, noise, means, unsure, sigma) = _corrected(0.5, 0.5).batch(0, _pair)
+    assert clean.shape == base.shape == noise.shape == (16, 1, 64, 64)
+    assert means.shape == (16, 4, 1, 64, 64)
+    assert unsure.shape == (16, 2, 64, 64)
+    # What was noisy x: result x / 2, so the noise is x / 2 too, and the clean picture is x / 4.
+    torch.testing.assert_close(noise, base, atol=2e-3, rtol=0)
+    torch.testing.assert_close(clean, base / 2, atol=2e-3, rtol=0)
+    assert sigma_255.flatten().tolist() == [25.0] * 16
+    torch.testing.assert_close(sigma, torch.full((16,), 25 / 255))
+    # The means are those of a whole picture, in one of its eight symmetries.
+    for k in range(3):
+        met = 0
+        for number in range(16):
+            pair = _pair(number)
+            whole, _ = similar_means(0.5 * pair.noisy, pair.noisy, pair.sigma.flatten() / 255)
+            for one in whole[:, :, 0]:
+                symmetry = _same(one[0], means[k, 0, 0])
+                if symmetry is not None:
+                    met += 1
+                    turned = dihedral(one, symmetry)
+                    assert _where(turned[0], means[k, 0, 0]) == _where(turned[1], means[k, 1, 0])
+        assert met == 1
+
+
+def _where(whole: Tensor, part: Tensor) -> list[tuple[int, int]]:
+    """Return where a patch lies in a picture, even rows and columns."""
+    places = whole.unfold(0, 64, 2).unfold(1, 64, 2)
+    near = (places - part).abs().amax((-2, -1)) < 5e-3
+    return [(y, x) for y, x in near.nonzero().tolist()]
+
+
+def _same(whole: Tensor, part: Tensor) -> int | None:
+    """Return the symmetry in which a patch is part of a picture."""
+    return next((k for k in range(8) if _where(dihedral(whole, k), part)), None)
+
+
+def test_batch_is_a_function_of_seed_and_step() -> None:
+    unbroken, made = _corrected(0.5, 0.5), []
+
+    def make(number: int) -> Pair:
+        made.append(number)
+        return _pair(number)
+
+    for step in range(8):
+        expected = unbroken.batch(step, make)
+    resumed = _corrected(0.5, 0.5).batch(7, _pair)
+    for a, b in zip((*expected[:2], *expected[2]), (*resumed[:2], *resumed[2]), strict=True):
+        assert torch.equal(a, b)
+    assert made == list(range(18))  # 16 at the first step, one more every third
+    other = _corrected(0.5, 0.5).batch(6, _pair)
+    assert not torch.equal(other[0], resumed[0])
+
+
+def test_batch_forgets_the_oldest_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refining, "_POOL", 4)
+    corrected, made = _corrected(0.5, 0.5), []
+
+    def make(number: int) -> Pair:
+        made.append(number)
+        return _pair(number)
+
+    corrected.batch(0, make)
+    corrected.batch(6, make)
+    assert made == [12, 13, 14, 15, 16, 17]
+    assert sorted(corrected._pool) == [14, 15, 16, 17]
+
+
+def test_train_ships_and_loads(pictures: Path, tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    pack = open_pack(pictures, tmp_path / "cache")
+    run = tmp_path / "run"
+    torch.manual_seed(0)
+    networks: Any = [_Times(0.9), _Times(0.9)]
+    train(RECIPE, pack, RunOptions(run), teachers=networks)
+    log = read_log(run)
+    assert all(line["loss"] > 0 for line in log if "loss" in line)
+    assert any("psnr_25" in line for line in log)
+    entry = json.loads((run / "entry.json").read_text())
+    assert entry["architecture"] == "non-local"
+    assert entry["settings"] == {"colours": 1, "channels": 8, "layers": 2}
+    file = to_toml(RECIPE, tmp_path / f"{RECIPE.name}.toml")
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    assert main(["ship", str(run), "--weights", str(weights), "--recipes", str(file.parent)]) == 0
+    zoo = open_zoo(weights)
+    descriptor, gates = zoo.get(RECIPE.name), zoo.load(RECIPE.name)
+    assert (descriptor.tier, descriptor.stride) == ("refiner", 2)
+    assert isinstance(gates, NonLocal)
+    assert descriptor.default_halo <= descriptor.halo == gates.halo
+
+
+def test_gates_begin_by_going_nowhere_and_learn() -> None:
+    gates = build_network(RECIPE)
+    assert isinstance(gates, NonLocal)
+    assert not gates.tail.weight.any()
+    assert not gates.tail.bias.detach().any()  # type: ignore[union-attr]
+    clean, _, inputs = _corrected(0.5, 0.5).batch(0, _pair)
+    optimizer = torch.optim.Adam(gates.parameters(), 0.01)
+    losses = []
+    for _ in range(40):
+        optimizer.zero_grad()
+        loss = (inputs[0] + gates(*inputs) - clean).square().mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.9 * losses[0]
+
+
+@pytest.mark.parametrize("name", ["nonlocal-gray-7-90", "nonlocal-colour-7-90"])
+def test_shipped_recipes_correct_every_band(name: str) -> None:
+    recipe = load_recipe(name)
+    bands = sorted(load_recipe(teacher).band_255 for teacher in needs(recipe))
+    assert bands[0][0] <= recipe.band_255[0]
+    assert bands[-1][1] >= recipe.band_255[1]
+    assert all(a[1] == b[0] for a, b in itertools.pairwise(bands))
