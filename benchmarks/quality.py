@@ -220,12 +220,17 @@ def render(records: list[dict[str, Any]]) -> str:
             }
             label = f"ours, {quality}" + (", noise measured" if blind else ", noise told")
             lines.append(f"| **{label}** | " + " | ".join(found.get(s, "–") for s in LEVELS[name]) + " |")
-        base = {r["sigma"]: r["psnr"] for r in own if not r["blind"] and r.get("quality") == "balanced"}
-        for rival in ("BM3D", "FFDNet"):
-            cells = [
-                f"{base[s] - PUBLISHED[name][rival][s]:+.2f}" if s in base else "–" for s in LEVELS[name]
-            ]
-            lines.append(f"| ours, balanced, minus {rival} | " + " | ".join(cells) + " |")
+        for quality in sorted({r.get("quality", "balanced") for r in own if not r["blind"]}):
+            base = {
+                r["sigma"]: r["psnr"]
+                for r in own
+                if not r["blind"] and r.get("quality", "balanced") == quality
+            }
+            for rival in ("BM3D", "FFDNet"):
+                cells = [
+                    f"{base[s] - PUBLISHED[name][rival][s]:+.2f}" if s in base else "–" for s in LEVELS[name]
+                ]
+                lines.append(f"| ours, {quality}, minus {rival} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -287,7 +292,8 @@ def main() -> int:
     if options.manifest:
         manifest = json.loads(options.manifest.read_text())
         for entry in manifest["models"]:
-            entry["psnr"] = model_scores(bench, entry["name"], manifest_keys(entry["name"]))
+            if entry["tier"] in ("fast", "balanced", "best"):
+                entry["psnr"] = model_scores(bench, entry["name"], manifest_keys(entry["name"]))
         options.manifest.write_text(json.dumps(manifest, indent=2) + "\n")
         return 0
     wishes: dict[str, Any] = {"quality": options.quality}

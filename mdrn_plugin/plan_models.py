@@ -168,10 +168,11 @@ def coarser_models(
 
 
 def refining_model(descriptor: Descriptor, sigma_255: float, options: Options, zoo: Zoo) -> Descriptor | None:
-    """Return the model that corrects a result by what the picture repeats; in `best`, for white noise."""
-    if options.model is not None or _TIERS[options.quality] != "best":
-        return None
-    if descriptor.tier not in ("balanced", "best"):
+    """Return the model that corrects a result by what the picture repeats: in `best`, for white noise.
+
+    It corrects models that the user asked for or trained as well.
+    """
+    if _TIERS[options.quality] != "best" or descriptor.tier not in ("balanced", "best", "own"):
         return None
     for refiner in zoo.descriptors:
         low, high = refiner.band_255

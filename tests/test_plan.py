@@ -201,6 +201,9 @@ def test_resolve_best_looks_at_what_the_picture_repeats() -> None:
         assert step.halo == 64 + 32  # that of two scales, and 20 on a grid of 16
         assert "what the picture repeats" in plan.explain()
         assert not plan.notes
+    named = _refined(25, quality="best", model="mdrn-2b-gray-20-35").steps[0]
+    assert named.refinement == step.refinement
+    assert named.coarse == ()
     exact = _refined(25, quality="best", exact=True).steps[0].halo
     assert 0 <= exact - (_resolve(25, Options(quality="best", exact=True)).steps[0].halo + 44) < 16
 
@@ -211,7 +214,7 @@ def test_resolve_what_the_picture_repeats_is_left_aside() -> None:
     assert _refined(25).steps[0].refinement is None
     assert _refined(25, quality="fast").steps[0].refinement is None
     assert _refined(4, quality="best").steps[0].refinement is None
-    assert _refined(25, quality="best", model="mdrn-2b-gray-20-35").steps[0].refinement is None
+    assert _refined(25, model="mdrn-2b-gray-20-35").steps[0].refinement is None
     assert _refined(25, quality="best", profile=correlated).steps[0].refinement is None
     plan = _refined(25, "", quality="best")
     assert plan.steps[0].refinement is None
