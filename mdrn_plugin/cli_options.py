@@ -41,7 +41,7 @@ def processing_options(command: Any) -> Any:
                 type=click.Choice(["fast", "balanced", "best", "best+"]),
                 default="balanced",
                 show_default=True,
-                help="best+ averages eight symmetries.",
+                help="best looks for what the picture repeats as well, best+ averages eight symmetries.",
             ),
             click.option("--model", metavar="NAME", help="A model by name, see `mdrn-batch models`."),
             click.option(

@@ -154,7 +154,7 @@ def _devices() -> Iterator[tuple[str, str, bool]]:
     import torch
 
     from mdrn_plugin.engine.device import resolve_device, resolve_precision
-    from mdrn_plugin.networks import fan_native, fp32_native, native
+    from mdrn_plugin.networks import fan_native, fp32_native, native, non_local
 
     chosen = resolve_device("auto")
     yield "cpu", f"{torch.get_num_threads()} threads, {resolve_precision('auto', 'cpu')}", True
@@ -167,6 +167,9 @@ def _devices() -> Iterator[tuple[str, str, bool]]:
         yield "kernel", f"not used: {fp32_native.why_not()}", True
     missing = fan_native.why_not()
     yield "RAW kernel", f"not used: {missing}" if missing else "runs FAN in fp32 on the CPU", True
+    missing = non_local.why_not()
+    text = f"not used: {missing}" if missing else "looks for what a picture repeats, on the CPU"
+    yield "best kernel", text, True
     if torch.cuda.is_available():
         for k in range(torch.cuda.device_count()):
             device = torch.cuda.get_device_properties(k)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mdrn_plugin.engine import run
+from mdrn_plugin.engine.device import resolve_non_local
 from mdrn_plugin.engine.run import Job, count_tiles, placed, run_plane
 from mdrn_plugin.errors import NotSupported
 from mdrn_plugin.networks import non_local
@@ -192,3 +193,16 @@ def test_placed_refined_is_placed_part_by_part(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(run.non_local, "library", lambda: None)
     with pytest.raises(NotSupported, match="plan again on this machine"):
         placed(Refined(network, gates, 0.1, kernel=True), "cpu", "bf16")
+
+
+def test_library_missing_or_switched_off_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MDRN_KERNEL", "off")
+    non_local.optional.forget()
+    try:
+        assert non_local.library() is None
+        assert "MDRN_KERNEL" in non_local.why_not()
+        assert resolve_non_local("cpu") == ""
+        assert resolve_non_local("cuda:0") == "torch"
+    finally:
+        monkeypatch.undo()
+        non_local.optional.forget()

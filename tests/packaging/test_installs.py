@@ -148,9 +148,10 @@ COMPILES = sys.platform == "linux" and platform.machine() == "x86_64" and shutil
 def test_the_kernel_of_every_install_loads(way: str, installed: Callable[[str, str], Any]) -> None:
     code = """
 import json
-from mdrn_plugin.networks import fan_native, fp32_native, native
+from mdrn_plugin.networks import fan_native, fp32_native, native, non_local
 from mdrn_plugin.training import kernel
-print(json.dumps([[m.library() is not None, m.why_not()] for m in (native, fp32_native, fan_native, kernel)]))
+libraries = native, fp32_native, fan_native, non_local, kernel
+print(json.dumps([[m.library() is not None, m.why_not()] for m in libraries]))
 """
     for loaded, why in installed(way, code):
         assert loaded or "processor" in why
