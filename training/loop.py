@@ -412,9 +412,8 @@ class _Trainer:
     def _one_step(self) -> float:
         recipe, step = self.recipe, self.progress.step
         if self.corrected is not None:
-            clean, sigma, inputs = self.corrected.batch(step, self._pair)
             with autocast(self.device.type):
-                loss = self.loss(inputs[0] + self.model(*inputs), clean, sigma)
+                loss = self.corrected.loss(self.model, self.loss, step, self._pair)
             return self._learn(loss)
         pair = self._pair(step)
         clean, noisy, sigma = pair.clean, pair.noisy, pair.sigma

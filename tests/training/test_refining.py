@@ -89,7 +89,9 @@ def test_networks_that_are_not_there_or_of_other_pictures_are_refused() -> None:
 
 
 def test_batch_cuts_everything_at_the_same_place_and_in_the_same_symmetry() -> None:
-    clean, sigma_255, (base, noise, means, unsure, sigma) = _corrected(0.5, 0.5).batch(0, _pair)
+    clean, sigma_255, weights, inputs = _corrected(0.5, 0.5).batch(0, _pair)
+    base, noise, means, unsure, sigma = inputs
+    assert weights.shape == (16,)
     assert clean.shape == base.shape == noise.shape == (16, 1, 64, 64)
     assert means.shape == (16, 4, 1, 64, 64)
     assert unsure.shape == (16, 2, 64, 64)
@@ -132,11 +134,62 @@ def test_batch_is_a_function_of_seed_and_step() -> None:
     for step in range(8):
         expected = unbroken.batch(step, make)
     resumed = _corrected(0.5, 0.5).batch(7, _pair)
-    for a, b in zip((*expected[:2], *expected[2]), (*resumed[:2], *resumed[2]), strict=True):
+    for a, b in zip((*expected[:3], *expected[3]), (*resumed[:3], *resumed[3]), strict=True):
         assert torch.equal(a, b)
     assert made == list(range(18))  # 16 at the first step, one more every third
     other = _corrected(0.5, 0.5).batch(6, _pair)
     assert not torch.equal(other[0], resumed[0])
+
+
+def _waves_and_nothing(number: int) -> Pair:
+    """Return noisy pictures: of waves, which repeat themselves, and of nothing."""
+    side = 96
+    clean = torch.full((2, 1, side, side), 0.5)
+    clean[0] += 0.12 * torch.cos(2 * torch.pi * torch.arange(side) / 5)[:, None]
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(number))
+    return Pair(clean + 25 / 255 * noise, clean, torch.full((2, 1, 1, 1), 25.0))
+
+
+def _flattened() -> Corrected:
+    """Return what corrects networks that take everything for noise."""
+
+    class Flat(_Times):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.full_like(x, 0.5)
+
+    networks: Any = [Flat(0), Flat(0)]
+    return Corrected(RECIPE, networks, CPU)
+
+
+def test_pictures_that_repeat_are_taken_more_often_and_count_less() -> None:
+    """The weighed loss is that of pictures taken as often as they are met."""
+    corrected = _flattened()
+    seen = {True: 0, False: 0}
+    weight = {True: 0.0, False: 0.0}
+    for step in range(12):
+        clean, _, weights, _ = corrected.batch(step, _waves_and_nothing)
+        for patch, w in zip(clean, weights.tolist(), strict=True):
+            waved = float(patch.std()) > 0.05
+            seen[waved] += 1
+            weight[waved] += w
+    assert seen[True] > 2.5 * seen[False]  # four to one
+    assert weight[True] == pytest.approx(sum(weight.values()) / 2, rel=0.2)
+
+
+def test_loss_is_weighed_patch_by_patch() -> None:
+    def nowhere(base: Tensor, *_: Tensor) -> Tensor:
+        return torch.zeros_like(base)
+
+    def first_value(x: Tensor, target: Tensor, sigma_255: Tensor) -> Tensor:
+        assert len(x) == len(target) == 1
+        assert float(sigma_255) == 25
+        return (x - target)[0, 0, 0, 0]
+
+    corrected = _flattened()
+    clean, _, weights, (base, *_) = corrected.batch(3, _waves_and_nothing)
+    assert len(set(weights.tolist())) == 2
+    expected = (weights * (base - clean)[:, 0, 0, 0]).mean()
+    torch.testing.assert_close(corrected.loss(nowhere, first_value, 3, _waves_and_nothing), expected)
 
 
 def test_batch_forgets_the_oldest_results(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +235,7 @@ def test_gates_begin_by_going_nowhere_and_learn() -> None:
     assert isinstance(gates, NonLocal)
     assert not gates.tail.weight.any()
     assert not gates.tail.bias.detach().any()  # type: ignore[union-attr]
-    clean, _, inputs = _corrected(0.5, 0.5).batch(0, _pair)
+    clean, _, _, inputs = _corrected(0.5, 0.5).batch(0, _pair)
     optimizer = torch.optim.Adam(gates.parameters(), 0.01)
     losses = []
     for _ in range(40):
