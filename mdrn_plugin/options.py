@@ -25,7 +25,8 @@ class Options:
     noise_model : str
         One of `NOISE_MODELS`: what kind of noise to expect; "auto" decides by what is measured.
     quality : str
-        One of `QUALITIES`; "best+" adds the x8 self-ensemble.
+        One of `QUALITIES`; "best" looks for what the picture repeats as well, "best+" adds the x8
+        self-ensemble.
     model : str, optional
         Name of a model, instead of the choice by noise and quality.
     device, precision : str
