@@ -203,10 +203,16 @@ def test_registry_builds_every_architecture_from_json(architecture: str) -> None
     settings: dict[str, Any] = {"colours": 4} if architecture == "fan" else {"colours": 1, "blocks": 1}
     if architecture == "mwrcanet":
         settings |= {"widths": [8, 8, 8], "noise_map": False}
+    if architecture == "non-local":
+        settings = {"colours": 1, "layers": 2}
     network = build(architecture, settings)
     assert network.colours == settings["colours"]
     x = torch.rand(1, network.colours, network.stride, 2 * network.stride)
-    assert network(*((x, x) if architecture == "fan" else (x,))).shape == x.shape
+    shown = {
+        "fan": (x, x),
+        "non-local": (x, x, torch.stack([x] * 4, 1), torch.cat([x, x], 1), torch.tensor([0.1])),
+    }
+    assert network(*shown.get(architecture, (x,))).shape == x.shape
 
 
 def test_registry_unknown_architecture_is_a_key_error() -> None:
