@@ -28,7 +28,7 @@ from torch.nn import functional
 
 from mdrn_plugin.networks.compiled import OptionalLibrary, open_library
 
-_INTERFACE = 1  # of non_local_kernel.c
+_INTERFACE = 2  # of non_local_kernel.c
 _BLOCK = (32, 256)  # rows and columns, as in non_local_kernel.c
 _RADIUS = 4  # of the patches that are compared, px: 9 x 9
 SEARCH = 15  # px to all sides
@@ -37,6 +37,7 @@ _MARGIN = _RADIUS + SEARCH
 # weighs e times less. A second weight is the square of the first.
 _DISTANCE = 0.6
 _STEEP = 1 / (_DISTANCE * 0.6931471805599453)
+_LEAST_EXPONENT = -30  # of 2: weights of less are 0
 _LEAST_WEIGHT = 1e-5  # means of less than this are drawn to "no correction"
 _MEANS = 4  # for each colour: of noise and of values, by the first weight and by the second
 
@@ -86,8 +87,9 @@ def similar_sums(
     """Return weighted sums over the pixels around each one whose patches are like its own.
 
     The distance of two patches is the mean squared difference in both pictures over the noise's variance,
-    less the 2 that noise alone makes; the weight w is exp(-distance / 0.6). All pixels of the picture within
-    `SEARCH` count but the one itself; patches are compared as if it were mirrored at its borders.
+    less the 2 that noise alone makes; the weight w is exp(-distance / 0.6), 0 below 1e-9. All pixels of
+    the picture within `SEARCH` count but the one itself; patches are compared as if it were mirrored at
+    its borders.
 
     Parameters
     ----------
@@ -178,7 +180,8 @@ def _sums_by_torch(base_CHW: Tensor, noisy_CHW: Tensor, sigma: float) -> Tensor:
             squares = (here - there).square_().sum(0, keepdim=True)[None]
             mean = functional.avg_pool2d(squares, (2 * _RADIUS + 1, 1), 1)
             mean = functional.avg_pool2d(mean, (1, 2 * _RADIUS + 1), 1)[0, 0]
-            weight = torch.exp2(((2 - mean * factor) * _STEEP).clamp_(-80, 16))[inside]
+            exponent = ((2 - mean * factor) * _STEEP).clamp_max_(16)
+            weight = torch.where(exponent < _LEAST_EXPONENT, 0, torch.exp2(exponent))[inside]
             square = weight * weight
             out[0][inside] += weight
             out[1][inside] += square

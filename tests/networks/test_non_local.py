@@ -60,6 +60,16 @@ def test_similar_sums_are_those_of_their_definition(kernel: bool) -> None:
         np.testing.assert_allclose(sums[0, :, row, column].numpy(), expected, rtol=2e-4, atol=2e-5)
 
 
+@pytest.mark.parametrize("kernel", [False, pytest.param(True, marks=needs_kernel)])
+def test_similar_sums_hold_no_denormal_numbers(kernel: bool) -> None:
+    # They would cost ten times the time of everything else: patches are hardly ever alike.
+    generator = torch.Generator().manual_seed(3)
+    base, noisy = torch.rand(2, 1, 1, 40, 40, generator=generator).unbind(0)
+    for apart in (0.1, 0.15, 0.2, 0.3):
+        sums = similar_sums(base, noisy, torch.tensor([apart]), kernel=kernel)[0, :3]
+        assert not ((sums > 0) & (sums < torch.finfo(torch.float32).tiny)).any()
+
+
 @needs_kernel
 @pytest.mark.parametrize("shape", [(1, 70, 300), (3, 33, 257), (3, 5, 7), (1, 1, 1)])
 def test_similar_means_kernel_and_torch_agree(shape: tuple[int, int, int]) -> None:
