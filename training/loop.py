@@ -113,6 +113,7 @@ def settings(recipe: Recipe) -> dict[str, Any]:
     if recipe.architecture == "fan":
         return values
     if recipe.architecture == refining.ARCHITECTURE:
+        values |= {"wide": True} if recipe.wide else {}
         return values | {"channels": recipe.channels, "layers": recipe.blocks}
     values["blocks"] = recipe.blocks
     if recipe.architecture == "mwrcanet":

@@ -56,6 +56,7 @@ class Recipe:
     architecture: str = "mdrn"  # key of the networks' registry
     widths: tuple[int, ...] = ()  # channels of each level, for networks that have several
     reuse: int = 1  # "non-local": steps for each new batch of results
+    wide: bool = False  # "non-local": with the means over wide patches of the noisy picture alone
     block: str = "attention"  # MWRCANet: "attention", "residual" (MWResNet) or "dense"
     degrade: str = "awgn"  # kind of noise, one of `degrade.KINDS`
 

@@ -69,6 +69,7 @@ class Corrected:
         self._kernel = device.type == "cpu" and non_local.library() is not None
         self._device = device
         self._recipe = recipe
+        self._means = non_local.count_means(recipe.wide)
         self._pool: dict[int, tuple[Tensor, Tensor, NDArray[np.float64]]] = {}
 
     def __call__(self, gates: Any, noisy_NCHW: Tensor, sigma_255: Tensor) -> Tensor:
@@ -147,8 +148,8 @@ class Corrected:
         stacked = torch.cat([cut for cut, _ in cuts])
         sigma_255 = torch.stack([level for _, level in cuts])
         colours = self._recipe.colours
-        clean, base, noise, means, unsure = torch.tensor_split(
-            stacked, (colours, 2 * colours, 3 * colours, 7 * colours), 1
+        clean, base, noise, means, unsure = stacked.split(
+            [colours, colours, colours, self._means * colours, self._means // 2], 1
         )
         sigma = sigma_255.flatten() / 255
         # Half precision is for what is small: kept in standard deviations of the noise, and off the base.
@@ -156,7 +157,7 @@ class Corrected:
         inputs = (
             base,
             noise * sigma[:, None, None, None],
-            means.reshape(_CUTS, 4, colours, _PATCH, _PATCH),
+            means.reshape(_CUTS, self._means, colours, _PATCH, _PATCH),
             unsure,
             sigma,
         )
@@ -181,7 +182,7 @@ class Corrected:
                     shown = noisy_NCHW[mine].contiguous(memory_format=torch.channels_last)
                     base[mine] = network(shown).to(base.dtype)
         means, unsure = non_local.similar_means(
-            base, noisy_NCHW, sigma_255.flatten() / 255, kernel=self._kernel
+            base, noisy_NCHW, sigma_255.flatten() / 255, wide=self._recipe.wide, kernel=self._kernel
         )
         return base, means, unsure
 

@@ -28,18 +28,18 @@ from torch.nn import functional
 
 from mdrn_plugin.networks.compiled import OptionalLibrary, open_library
 
-_INTERFACE = 2  # of non_local_kernel.c
+_INTERFACE = 3  # of non_local_kernel.c
 _BLOCK = (32, 256)  # rows and columns, as in non_local_kernel.c
 _RADIUS = 4  # of the patches that are compared, px: 9 x 9
+_WIDE_RADIUS = 10  # of those of the noisy picture alone: 21 x 21
 SEARCH = 15  # px to all sides
-_MARGIN = _RADIUS + SEARCH
 # A patch that differs by the noise alone has distance 0, in variances of the noise; one of this distance
 # weighs e times less. A second weight is the square of the first.
 _DISTANCE = 0.6
-_STEEP = 1 / (_DISTANCE * 0.6931471805599453)
+_WIDE_DISTANCE = 0.2  # likewise, of wide patches: their mean scatters less
+_STEEP, _WIDE_STEEP = (1 / (distance * 0.6931471805599453) for distance in (_DISTANCE, _WIDE_DISTANCE))
 _LEAST_EXPONENT = -30  # of 2: weights of less are 0
 _LEAST_WEIGHT = 1e-5  # means of less than this are drawn to "no correction"
-_MEANS = 4  # for each colour: of noise and of values, by the first weight and by the second
 
 STRIDE = 2
 _NEAR, _FAR = 2, 6  # half sides of the windows in which means are held against noise, pairs of pixels
@@ -71,9 +71,20 @@ class _Task(ctypes.Structure):
         ("columns", ctypes.c_int32),
         ("margin", ctypes.c_int32),
         ("search", ctypes.c_int32),
+        ("wide", ctypes.c_int32),
         ("scale", ctypes.c_float),
         ("steep", ctypes.c_float),
+        ("wide_steep", ctypes.c_float),
     )
+
+
+def count_means(wide: bool) -> int:
+    """Return how many means there are for each colour: of noise and of values, by each weight."""
+    return 6 if wide else 4
+
+
+def _margin(wide: bool) -> int:
+    return SEARCH + (_WIDE_RADIUS if wide else _RADIUS)
 
 
 def similar_sums(
@@ -81,6 +92,7 @@ def similar_sums(
     noisy_NCHW: Tensor,
     sigma: Tensor,
     *,
+    wide: bool = False,
     kernel: bool = False,
     lanes: int = 0,
 ) -> Tensor:
@@ -97,6 +109,9 @@ def similar_sums(
         A network's result and what it was shown, float32.
     sigma : Tensor
         (N,), standard deviation of the noise, white = 1.
+    wide : bool
+        Sums by a third weight v as well: of patches of 21 x 21 px in the noisy picture alone, with 0.2 in
+        place of 0.6. Fine structure that the result has lost on a whole wall is found by nothing else.
     kernel : bool
         By the compiled kernel, on the CPU. It sums in another order than torch.
     lanes : int
@@ -106,14 +121,15 @@ def similar_sums(
     -------
     Tensor
         (N, 3 + 4 C, H, W), float32: the sums of w, w² and w⁴, then for each colour those of w·(noisy - base),
-        w·base, w²·(noisy - base) and w²·base.
+        w·base, w²·(noisy - base) and w²·base. With `wide` (N, 5 + 6 C, H, W): those of v and v² after that of
+        w⁴, those of v·(noisy - base) and v·base at the end of each colour.
     """
-    edge = (_MARGIN,) * 4
+    edge = (_margin(wide),) * 4
     base, noisy = (_mirrored(x.float(), edge) for x in (base_NCHW, noisy_NCHW))
     each = list(zip(base, noisy, sigma.tolist(), strict=True))
     if kernel:
-        return torch.stack([_sums_by_kernel(b, y, s, lanes) for b, y, s in each])
-    return torch.stack([_sums_by_torch(b, y, s) for b, y, s in each])
+        return torch.stack([_sums_by_kernel(b, y, s, wide, lanes) for b, y, s in each])
+    return torch.stack([_sums_by_torch(b, y, s, wide) for b, y, s in each])
 
 
 def _mirrored(x_NCHW: Tensor, edge: tuple[int, ...]) -> Tensor:
@@ -125,25 +141,34 @@ def _mirrored(x_NCHW: Tensor, edge: tuple[int, ...]) -> Tensor:
     return x_NCHW.contiguous()
 
 
-def _sums_by_kernel(base_CHW: Tensor, noisy_CHW: Tensor, sigma: float, lanes: int) -> Tensor:
+def _nothing_yet(like_CHW: Tensor, wide: bool) -> Tensor:
+    """Return sums of nothing for pictures with their margins."""
+    colours, high, wide_px = like_CHW.shape
+    around = 2 * _margin(wide)
+    planes = 3 + wide * 2 + count_means(wide) * colours
+    return like_CHW.new_zeros((planes, high - around, wide_px - around))
+
+
+def _sums_by_kernel(base_CHW: Tensor, noisy_CHW: Tensor, sigma: float, wide: bool, lanes: int) -> Tensor:
     found = library()
     assert found is not None
-    colours, high, wide = base_CHW.shape
-    rows, columns = high - 2 * _MARGIN, wide - 2 * _MARGIN
-    out = torch.empty((3 + _MEANS * colours, rows, columns))
+    out = _nothing_yet(base_CHW, wide)
+    rows, columns = out.shape[1:]
     task = _Task(
         base=base_CHW.data_ptr(),
         noisy=noisy_CHW.data_ptr(),
         out=out.data_ptr(),
-        line=wide,
-        plane=high * wide,
-        colours=colours,
+        line=base_CHW.shape[2],
+        plane=base_CHW[0].numel(),
+        colours=len(base_CHW),
         rows=rows,
         columns=columns,
-        margin=_MARGIN,
+        margin=_margin(wide),
         search=SEARCH,
-        scale=_scale(colours, sigma),
+        wide=wide,
+        scale=1 / (len(base_CHW) * sigma**2),
         steep=_STEEP,
+        wide_steep=_WIDE_STEEP,
     )
     across = -(-columns // _BLOCK[1])
     lanes = lanes or found.mdrn_non_local_lanes()
@@ -163,66 +188,77 @@ def _sums_by_kernel(base_CHW: Tensor, noisy_CHW: Tensor, sigma: float, lanes: in
     return out
 
 
-def _sums_by_torch(base_CHW: Tensor, noisy_CHW: Tensor, sigma: float) -> Tensor:
-    colours, high, wide = base_CHW.shape
-    rows, columns = high - 2 * _MARGIN, wide - 2 * _MARGIN
-    both = torch.cat([base_CHW, noisy_CHW])
-    values = torch.cat([noisy_CHW - base_CHW, base_CHW])
-    out = base_CHW.new_zeros((3 + _MEANS * colours, rows, columns))
-    factor = _scale(colours, sigma) * (2 * _RADIUS + 1) ** 2
-    here = both[:, SEARCH : high - SEARCH, SEARCH : wide - SEARCH]
+def _sums_by_torch(base_CHW: Tensor, noisy_CHW: Tensor, sigma: float, wide: bool) -> Tensor:
+    colours, margin = len(base_CHW), _margin(wide)
+    out = _nothing_yet(base_CHW, wide)
+    rows, columns = out.shape[1:]
+    values = torch.stack([noisy_CHW - base_CHW, base_CHW], 1)
+    kinds = [(torch.cat([base_CHW, noisy_CHW]), _RADIUS, _STEEP)]
+    kinds += [(noisy_CHW, _WIDE_RADIUS, _WIDE_STEEP)] if wide else []
+    counts, sums = out.split([3 + wide * 2, len(out) - 3 - wide * 2])
+    sums = sums.unflatten(0, (colours, -1, 2))
+
+    def moved(x: Tensor, dy: int, dx: int, radius: int) -> Tensor:
+        top, left = margin - radius + dy, margin - radius + dx
+        return x[..., top : top + rows + 2 * radius, left : left + columns + 2 * radius]
+
     for dy in range(-SEARCH, SEARCH + 1):
         for dx in range(-SEARCH, SEARCH + 1):
             if (not dy and not dx) or abs(dy) >= rows or abs(dx) >= columns:
                 continue
-            inside = slice(max(0, -dy), rows - max(0, dy)), slice(max(0, -dx), columns - max(0, dx))
-            there = both[:, SEARCH + dy : high - SEARCH + dy, SEARCH + dx : wide - SEARCH + dx]
-            squares = (here - there).square_().sum(0, keepdim=True)[None]
-            mean = functional.avg_pool2d(squares, (2 * _RADIUS + 1, 1), 1)
-            mean = functional.avg_pool2d(mean, (1, 2 * _RADIUS + 1), 1)[0, 0]
-            exponent = ((2 - mean * factor) * _STEEP).clamp_max_(16)
-            weight = torch.where(exponent < _LEAST_EXPONENT, 0, torch.exp2(exponent))[inside]
-            square = weight * weight
-            out[0][inside] += weight
-            out[1][inside] += square
-            out[2][inside] += square * square
-            near = values[:, _MARGIN + dy : high - _MARGIN + dy, _MARGIN + dx : wide - _MARGIN + dx]
-            for c in range(colours):
-                for k, factors in enumerate((weight, weight, square, square)):
-                    out[3 + _MEANS * c + k][inside].addcmul_(factors, near[c + colours * (k % 2)][inside])
+            weights = []
+            for compared, radius, steep in kinds:
+                squares = (moved(compared, 0, 0, radius) - moved(compared, dy, dx, radius)).square_()
+                distance = _box_mean(squares.sum(0), radius) / (colours * sigma**2)
+                exponent = ((2 - distance) * steep).clamp_max_(16)
+                weights.append(torch.where(exponent < _LEAST_EXPONENT, 0, torch.exp2(exponent)))
+            weights.insert(1, weights[0].square())
+            powers = [weights[0], weights[1], weights[1].square()]
+            powers += [weights[2], weights[2].square()] if wide else []
+            inside = ..., slice(max(0, -dy), rows - max(0, dy)), slice(max(0, -dx), columns - max(0, dx))
+            near = moved(values, dy, dx, 0)
+            for k, weight in enumerate(powers):
+                counts[k][inside] += weight[inside]
+            for k, weight in enumerate(weights):
+                sums[:, k][inside].addcmul_(weight[inside], near[inside])
     return out
 
 
-def _scale(colours: int, sigma: float) -> float:
-    return 1 / (colours * (2 * _RADIUS + 1) ** 2 * sigma**2)
+def _box_mean(x_HW: Tensor, radius: int) -> Tensor:
+    """Return the means of the squares that lie wholly inside."""
+    side = 2 * radius + 1
+    rows = functional.avg_pool2d(x_HW[None, None], (side, 1), 1)
+    return functional.avg_pool2d(rows, (1, side), 1)[0, 0]
 
 
-def similar_means(base_NCHW: Tensor, noisy_NCHW: Tensor, sigma: Tensor, **how: Any) -> tuple[Tensor, Tensor]:
+def similar_means(
+    base_NCHW: Tensor, noisy_NCHW: Tensor, sigma: Tensor, *, wide: bool = False, **how: Any
+) -> tuple[Tensor, Tensor]:
     """Return what the similar patches have that a network's result lacks, and how sure it is.
 
     Parameters
     ----------
-    base_NCHW, noisy_NCHW, sigma, **how
+    base_NCHW, noisy_NCHW, sigma, wide, **how
         As of `similar_sums`.
 
     Returns
     -------
     means_NKCHW : Tensor
-        K = 4: the mean of noisy - base around, and of base around less base here, by both weights; in
-        standard deviations of the noise.
+        K = 4, with `wide` 6: the mean of noisy - base around, and of base around less base here, by each
+        weight; in standard deviations of the noise.
     unsure_NKHW : Tensor
-        K = 2: the standard deviation that such means of the noise have, likewise, at most 1.
+        K = 2, with `wide` 3: the standard deviation that such means of the noise have, likewise, at most 1.
     """
-    sums = similar_sums(base_NCHW, noisy_NCHW, sigma, **how)
+    sums = similar_sums(base_NCHW, noisy_NCHW, sigma, wide=wide, **how)
     sigma_NCHW = sigma.to(sums)[:, None, None, None]
-    of_colour = _split(sums[:, 3:], _MEANS).transpose(1, 2)
+    of_colour = _split(sums[:, 3 + wide * 2 :], count_means(wide)).transpose(1, 2)
     means, unsure = [], []
-    for k in (0, 1):
-        total = sums[:, k : k + 1].clamp_min(1e-12)
+    for k, at in enumerate((0, 1, 3) if wide else (0, 1)):
+        total = sums[:, at : at + 1].clamp_min(1e-12)
         share = total / (total + _LEAST_WEIGHT)
         means.append(of_colour[:, 2 * k] / total / sigma_NCHW * share)
         means.append((of_colour[:, 2 * k + 1] / total - base_NCHW) / sigma_NCHW * share)
-        spread = (sums[:, k + 1 : k + 2].sqrt() / total).clamp_max(1)
+        spread = (sums[:, at + 1 : at + 2].sqrt() / total).clamp_max(1)
         unsure.append(spread * share + (1 - share))
     return torch.stack(means, 1), torch.cat(unsure, 1)
 
@@ -252,19 +288,23 @@ class NonLocal(nn.Module):
         Of the inner features.
     layers : int
         3x3 convolutions between the first and the last, even.
+    wide : bool
+        With the means over wide patches, as of `similar_sums`.
     """
 
-    def __init__(self, colours: int, channels: int = 48, layers: int = 4) -> None:
+    def __init__(self, colours: int, channels: int = 48, layers: int = 4, wide: bool = False) -> None:
         super().__init__()
         if colours not in (1, 3) or layers % 2:
             raise ValueError(f"expected 1 or 3 colours and an even number of layers: {colours}, {layers}")
         self.colours = colours
         self.stride = STRIDE
-        self.halo = _MARGIN + 2 * (layers + 2) + 2 * _FAR + 1
-        per_pixel = (2 + _MEANS) * colours + 3
-        self.head = nn.Conv2d(4 * per_pixel + 20, channels, 3, padding=1)
+        self.wide = wide
+        self.halo = _margin(wide) + 2 * (layers + 2) + 2 * _FAR + 1
+        means = count_means(wide)
+        per_pixel = (2 + means) * colours + 1 + means // 2
+        self.head = nn.Conv2d(4 * per_pixel + 5 * means, channels, 3, padding=1)
         self.inner = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(layers))
-        self.tail = nn.Conv2d(channels, 4 * _MEANS * colours, 3, padding=1)
+        self.tail = nn.Conv2d(channels, 4 * means * colours, 3, padding=1)
 
     def set_precision(self, dtype: torch.dtype) -> NonLocal:
         """Let the layers compute in a type; means and their products stay float32."""
@@ -308,7 +348,7 @@ class NonLocal(nn.Module):
 
     @staticmethod
     def _together(noise_NCHW: Tensor, means_NKCHW: Tensor) -> Tensor:
-        """Return the products of noise and means, mean over colours and 2 x 2 px: (N, 10, H / 2, W / 2)."""
+        """Return the products of noise and K means, means over colours and 2 x 2 px: 5 K / 2 for each."""
         with_noise = (noise_NCHW[:, None] * means_NKCHW).mean(2)
         squares = means_NKCHW.square().mean(2)
         pairs = (means_NKCHW[:, ::2] * means_NKCHW[:, 1::2]).mean(2)
@@ -317,8 +357,8 @@ class NonLocal(nn.Module):
 
 def _told(together_NKHW: Tensor) -> Tensor:
     """Return what goes into the first layer of products in a window: regressions and powers."""
-    with_noise, squares = together_NKHW[:, :_MEANS], together_NKHW[:, _MEANS : 2 * _MEANS]
-    pairs = together_NKHW[:, 2 * _MEANS :]
+    means = together_NKHW.shape[1] * 2 // 5
+    with_noise, squares, pairs = together_NKHW.split([means, means, means // 2], 1)
     slopes = (with_noise / (squares + 0.01)).clamp(-1, 2)
     alike = (pairs / (squares[:, ::2] + squares[:, 1::2] + 0.01)).clamp(-1, 1)
     return torch.cat([slopes, 0.3 * torch.log(squares + 1e-3), alike], 1)
@@ -358,6 +398,7 @@ class Refined(nn.Module):
             between()
         sigma = torch.full((len(x_NCHW),), self.sigma, device=x_NCHW.device)
         base = x_NCHW.float() - noise
-        means, unsure = similar_means(base, x_NCHW, sigma, kernel=self.kernel and x_NCHW.device.type == "cpu")
+        kernel = self.kernel and x_NCHW.device.type == "cpu"
+        means, unsure = similar_means(base, x_NCHW, sigma, wide=self.gates.wide, kernel=kernel)
         correction: Tensor = self.gates(base, noise, means, unsure, sigma)
         return noise - correction

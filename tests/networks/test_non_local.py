@@ -32,32 +32,44 @@ def _pictures(colours: int, rows: int, columns: int, seed: int = 0) -> tuple[Ten
     return base, base + 0.1 * torch.randn(shape, generator=generator)
 
 
-def _by_definition(base: np.ndarray, noisy: np.ndarray, sigma: float, row: int, column: int) -> np.ndarray:
-    """Return the sums of one pixel, gray, as the docstring of `similar_sums` has them."""
+def _by_definition(
+    base: np.ndarray, noisy: np.ndarray, sigma: float, row: int, column: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the sums of one pixel, gray, as the docstring of `similar_sums` has them, and those of v."""
     rows, columns = base.shape
-    wide = [np.pad(x.astype(np.float64), 4, mode="reflect") for x in (base, noisy)]
-    patch = [x[row : row + 9, column : column + 9] for x in wide]
-    sums = np.zeros(7)
+    wide = [np.pad(x.astype(np.float64), 10, mode="reflect") for x in (base, noisy)]
+
+    def patch(picture: np.ndarray, y: int, x: int, radius: int) -> np.ndarray:
+        return picture[y + 10 - radius : y + 11 + radius, x + 10 - radius : x + 11 + radius]
+
+    def apart(picture: np.ndarray, y: int, x: int, radius: int) -> float:
+        difference = patch(picture, row, column, radius) - patch(picture, y, x, radius)
+        return float((difference**2).mean()) / sigma**2
+
+    sums, of_wide = np.zeros(7), np.zeros(4)
     for y in range(max(0, row - SEARCH), min(rows, row + SEARCH + 1)):
         for x in range(max(0, column - SEARCH), min(columns, column + SEARCH + 1)):
             if (y, x) == (row, column):
                 continue
-            other = [z[y : y + 9, x : x + 9] for z in wide]
-            distance = sum(((p - q) ** 2).mean() for p, q in zip(patch, other, strict=True)) / sigma**2 - 2
-            w = math.exp(-distance / 0.6)
+            w = math.exp(-(sum(apart(z, y, x, 4) for z in wide) - 2) / 0.6)
+            v = math.exp(-(apart(wide[1], y, x, 10) - 2) / 0.2)
             noise, value = noisy[y, x] - base[y, x], base[y, x]
             sums += [w, w**2, w**4, w * noise, w * value, w**2 * noise, w**2 * value]
-    return sums
+            of_wide += [v, v**2, v * noise, v * value]
+    return sums, of_wide
 
 
 @pytest.mark.parametrize("kernel", [False, pytest.param(True, marks=needs_kernel)])
-def test_similar_sums_are_those_of_their_definition(kernel: bool) -> None:
+@pytest.mark.parametrize("wide", [False, True])
+def test_similar_sums_are_those_of_their_definition(kernel: bool, wide: bool) -> None:
     base, noisy = _pictures(1, 40, 37)
-    sums = similar_sums(base, noisy, SIGMA, kernel=kernel)
-    assert sums.shape == (1, 7, 40, 37)
+    sums = similar_sums(base, noisy, SIGMA, wide=wide, kernel=kernel)
+    assert sums.shape == (1, 11 if wide else 7, 40, 37)
     for row, column in ((0, 0), (3, 36), (20, 18), (39, 1)):
-        expected = _by_definition(base[0, 0].numpy(), noisy[0, 0].numpy(), 0.1, row, column)
-        np.testing.assert_allclose(sums[0, :, row, column].numpy(), expected, rtol=2e-4, atol=2e-5)
+        expected, of_wide = _by_definition(base[0, 0].numpy(), noisy[0, 0].numpy(), 0.1, row, column)
+        if wide:
+            expected = np.concatenate([expected[:3], of_wide[:2], expected[3:], of_wide[2:]])
+        np.testing.assert_allclose(sums[0, :, row, column].numpy(), expected, rtol=3e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize("kernel", [False, pytest.param(True, marks=needs_kernel)])
@@ -66,7 +78,7 @@ def test_similar_sums_hold_no_denormal_numbers(kernel: bool) -> None:
     generator = torch.Generator().manual_seed(3)
     base, noisy = torch.rand(2, 1, 1, 40, 40, generator=generator).unbind(0)
     for apart in (0.1, 0.15, 0.2, 0.3):
-        sums = similar_sums(base, noisy, torch.tensor([apart]), kernel=kernel)[0, :3]
+        sums = similar_sums(base, noisy, torch.tensor([apart]), wide=True, kernel=kernel)[0, :5]
         assert not ((sums > 0) & (sums < torch.finfo(torch.float32).tiny)).any()
 
 
@@ -74,8 +86,8 @@ def test_similar_sums_hold_no_denormal_numbers(kernel: bool) -> None:
 @pytest.mark.parametrize("shape", [(1, 70, 300), (3, 33, 257), (3, 5, 7), (1, 1, 1)])
 def test_similar_means_kernel_and_torch_agree(shape: tuple[int, int, int]) -> None:
     base, noisy = _pictures(*shape)
-    compiled = similar_means(base, noisy, SIGMA, kernel=True)
-    operators = similar_means(base, noisy, SIGMA)
+    compiled = similar_means(base, noisy, SIGMA, wide=True, kernel=True)
+    operators = similar_means(base, noisy, SIGMA, wide=True)
     for found, expected in zip(compiled, operators, strict=True):
         torch.testing.assert_close(found, expected, atol=2e-4, rtol=1e-4)
 
@@ -86,12 +98,12 @@ def test_similar_sums_kernel_gives_the_same_bits_by_all_vectors_and_threads() ->
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        expected = similar_sums(base, noisy, SIGMA, kernel=True)
+        expected = similar_sums(base, noisy, SIGMA, wide=True, kernel=True)
         torch.set_num_threads(3)
-        assert torch.equal(similar_sums(base, noisy, SIGMA, kernel=True), expected)
+        assert torch.equal(similar_sums(base, noisy, SIGMA, wide=True, kernel=True), expected)
     finally:
         torch.set_num_threads(before)
-    assert torch.equal(similar_sums(base, noisy, SIGMA, kernel=True, lanes=8), expected)
+    assert torch.equal(similar_sums(base, noisy, SIGMA, wide=True, kernel=True, lanes=8), expected)
 
 
 @pytest.mark.parametrize("kernel", [False, pytest.param(True, marks=needs_kernel)])
@@ -99,9 +111,9 @@ def test_similar_means_a_pixels_own_value_is_in_none_of_them(kernel: bool) -> No
     base = torch.full((1, 1, 48, 48), 0.5)
     noisy = base.clone()
     noisy[0, 0, 24, 24] = 0.55
-    means, _ = similar_means(base, noisy, SIGMA, kernel=kernel)
+    means, _ = similar_means(base, noisy, SIGMA, wide=True, kernel=kernel)
     assert float(means[0, :, 0, 24, 24].abs().max()) < 1e-6
-    assert float(means[0, 0, 0, 24, 25]) > 1e-4  # but in those of its neighbours
+    assert (means[0, ::2, 0, 24, 25] > 1e-4).all()  # but in those of its neighbours
 
 
 def test_similar_means_show_a_grating_that_the_result_has_lost() -> None:
@@ -116,9 +128,21 @@ def test_similar_means_show_a_grating_that_the_result_has_lost() -> None:
     assert float(unsure[0, 1].max()) < 0.5
 
 
+def test_similar_means_wide_patches_find_a_fine_wall_that_the_result_has_lost() -> None:
+    rows, columns = np.mgrid[:96, :96]
+    joints = (rows % 8 == 0) | ((columns + 6 * (rows // 8 % 2)) % 12 == 0)
+    wall = torch.from_numpy(0.4 + 0.2 * joints.astype(np.float32))[None, None]
+    noisy = wall + 0.1 * torch.randn(wall.shape, generator=torch.Generator().manual_seed(2))
+    lost = (wall - wall.mean())[0, 0, 16:80, 16:80]
+    means, _ = similar_means(torch.full_like(noisy, float(wall.mean())), noisy, SIGMA, wide=True)
+    found = 0.1 * means[0, ::2, 0, 16:80, 16:80]
+    left = ((found - lost).square().mean((1, 2)) / lost.square().mean()).tolist()
+    assert left[2] < 0.5 * min(left[:2]), left
+
+
 def test_similar_means_where_nothing_is_alike_say_so() -> None:
     base = torch.rand(1, 1, 24, 24, generator=torch.Generator().manual_seed(0))  # against noise of 0.002
-    means, unsure = similar_means(base, base, torch.tensor([0.002]))
+    means, unsure = similar_means(base, base, torch.tensor([0.002]), wide=True)
     assert float(unsure.min()) > 0.99
     assert float(means.abs().max()) < 1e-3
 
@@ -132,9 +156,9 @@ def _network(seed: int) -> FoldedMDRN:
     return FoldedMDRN(network).eval()
 
 
-def _gates(colours: int = 1, seed: int = 0) -> NonLocal:
+def _gates(colours: int = 1, seed: int = 0, wide: bool = False) -> NonLocal:
     torch.manual_seed(seed)
-    return NonLocal(colours, channels=16).eval()
+    return NonLocal(colours, channels=16, wide=wide).eval()
 
 
 def test_refined_gates_that_go_nowhere_change_nothing() -> None:
@@ -147,14 +171,15 @@ def test_refined_gates_that_go_nowhere_change_nothing() -> None:
         assert torch.equal(Refined(network, gates, 0.1, kernel=False).residual(x), network.residual(x))
 
 
-def test_gates_every_mean_has_its_own_step() -> None:
-    gates = _gates(colours=3)
+@pytest.mark.parametrize(("wide", "count"), [(False, 4), (True, 6)])
+def test_gates_every_mean_has_its_own_step(wide: bool, count: int) -> None:
+    gates = _gates(colours=3, wide=wide)
     nn.init.zeros_(gates.tail.weight)
     base, noisy = _pictures(3, 16, 16)
-    means, unsure = similar_means(base, noisy, SIGMA)
-    for k in range(4):
+    means, unsure = similar_means(base, noisy, SIGMA, wide=wide)
+    for k in range(count):
         for c in range(3):
-            bias = torch.zeros(4, 3, 4)
+            bias = torch.zeros(count, 3, 4)
             bias[k, c] = 0.5
             gates.tail.bias = nn.Parameter(bias.flatten())
             with torch.inference_mode():
@@ -164,8 +189,9 @@ def test_gates_every_mean_has_its_own_step() -> None:
             torch.testing.assert_close(added, expected, msg=f"{k} {c}")
 
 
-def test_run_plane_refined_tiled_with_its_halo_equals_whole_and_counts_its_strips() -> None:
-    gates = _gates()
+@pytest.mark.parametrize("wide", [False, True])
+def test_run_plane_refined_tiled_with_its_halo_equals_whole_and_counts_its_strips(wide: bool) -> None:
+    gates = _gates(wide=wide)
     network = Refined(_network(0), gates, 0.1, kernel=False)
     x = np.random.default_rng(0).normal(0.5, 0.1, (288, 256, 1)).astype(np.float32)
     whole, tiled = np.empty_like(x), np.empty_like(x)
@@ -178,8 +204,9 @@ def test_run_plane_refined_tiled_with_its_halo_equals_whole_and_counts_its_strip
     assert len(steps) == count_tiles(288, 256, small)
 
 
-def test_gates_halo_is_all_that_a_correction_depends_on() -> None:
-    gates = _gates()
+@pytest.mark.parametrize("wide", [False, True])
+def test_gates_halo_is_all_that_a_correction_depends_on(wide: bool) -> None:
+    gates = _gates(wide=wide)
     side = 2 * gates.halo + 25
     side += side % 2
     base, noisy = _pictures(1, side, side)
@@ -190,7 +217,7 @@ def test_gates_halo_is_all_that_a_correction_depends_on() -> None:
     added = []
     for b, y in ((base, noisy), tuple(changed)):
         with torch.inference_mode():
-            means, unsure = similar_means(b, y, SIGMA)
+            means, unsure = similar_means(b, y, SIGMA, wide=wide)
             added.append(gates(b, y - b, means, unsure, SIGMA)[..., middle:])
     torch.testing.assert_close(added[0], added[1], atol=1e-6, rtol=0)
 
