@@ -148,8 +148,8 @@ class Corrected:
         stacked = torch.cat([cut for cut, _ in cuts])
         sigma_255 = torch.stack([level for _, level in cuts])
         colours = self._recipe.colours
-        clean, base, noise, means, unsure = stacked.split(
-            [colours, colours, colours, self._means * colours, self._means // 2], 1
+        clean, base, noise, means, unsure = torch.tensor_split(
+            stacked, (colours, 2 * colours, 3 * colours, (3 + self._means) * colours), 1
         )
         sigma = sigma_255.flatten() / 255
         # Half precision is for what is small: kept in standard deviations of the noise, and off the base.

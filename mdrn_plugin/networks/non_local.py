@@ -195,8 +195,8 @@ def _sums_by_torch(base_CHW: Tensor, noisy_CHW: Tensor, sigma: float, wide: bool
     values = torch.stack([noisy_CHW - base_CHW, base_CHW], 1)
     kinds = [(torch.cat([base_CHW, noisy_CHW]), _RADIUS, _STEEP)]
     kinds += [(noisy_CHW, _WIDE_RADIUS, _WIDE_STEEP)] if wide else []
-    counts, sums = out.split([3 + wide * 2, len(out) - 3 - wide * 2])
-    sums = sums.unflatten(0, (colours, -1, 2))
+    counts, sums = torch.tensor_split(out, (3 + wide * 2,))
+    sums = sums.reshape(colours, -1, 2, rows, columns)
 
     def moved(x: Tensor, dy: int, dx: int, radius: int) -> Tensor:
         top, left = margin - radius + dy, margin - radius + dx
@@ -358,7 +358,7 @@ class NonLocal(nn.Module):
 def _told(together_NKHW: Tensor) -> Tensor:
     """Return what goes into the first layer of products in a window: regressions and powers."""
     means = together_NKHW.shape[1] * 2 // 5
-    with_noise, squares, pairs = together_NKHW.split([means, means, means // 2], 1)
+    with_noise, squares, pairs = torch.tensor_split(together_NKHW, (means, 2 * means), 1)
     slopes = (with_noise / (squares + 0.01)).clamp(-1, 2)
     alike = (pairs / (squares[:, ::2] + squares[:, 1::2] + 0.01)).clamp(-1, 1)
     return torch.cat([slopes, 0.3 * torch.log(squares + 1e-3), alike], 1)
