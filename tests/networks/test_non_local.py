@@ -17,8 +17,9 @@ from mdrn_plugin.engine.device import resolve_non_local
 from mdrn_plugin.engine.run import Job, count_tiles, placed, run_plane
 from mdrn_plugin.errors import NotSupported
 from mdrn_plugin.networks import non_local
-from mdrn_plugin.networks.mdrn import MDRN, FoldedMDRN
 from mdrn_plugin.networks.non_local import SEARCH, NonLocal, Refined, similar_means, similar_sums
+
+from .conftest import small_network
 
 SIGMA = torch.tensor([0.1])
 needs_kernel = pytest.mark.skipif(non_local.library() is None, reason="not compiled")
@@ -147,15 +148,6 @@ def test_similar_means_where_nothing_is_alike_say_so() -> None:
     assert float(means.abs().max()) < 1e-3
 
 
-def _network(seed: int) -> FoldedMDRN:
-    torch.manual_seed(seed)
-    network = MDRN(colours=1, blocks=1, channels=8)
-    for parameter in network.parameters():
-        if parameter.dim() > 1:
-            nn.init.kaiming_normal_(parameter)
-    return FoldedMDRN(network).eval()
-
-
 def _gates(colours: int = 1, seed: int = 0, wide: bool = False) -> NonLocal:
     torch.manual_seed(seed)
     return NonLocal(colours, channels=16, wide=wide).eval()
@@ -165,7 +157,7 @@ def test_refined_gates_that_go_nowhere_change_nothing() -> None:
     gates = _gates()
     nn.init.zeros_(gates.tail.weight)
     nn.init.zeros_(gates.tail.bias)
-    network = _network(0)
+    network = small_network(0)
     x = torch.rand(1, 1, 48, 48)
     with torch.inference_mode():
         assert torch.equal(Refined(network, gates, 0.1, kernel=False).residual(x), network.residual(x))
@@ -192,7 +184,7 @@ def test_gates_every_mean_has_its_own_step(wide: bool, count: int) -> None:
 @pytest.mark.parametrize("wide", [False, True])
 def test_run_plane_refined_tiled_with_its_halo_equals_whole_and_counts_its_strips(wide: bool) -> None:
     gates = _gates(wide=wide)
-    network = Refined(_network(0), gates, 0.1, kernel=False)
+    network = Refined(small_network(0), gates, 0.1, kernel=False)
     x = np.random.default_rng(0).normal(0.5, 0.1, (288, 256, 1)).astype(np.float32)
     whole, tiled = np.empty_like(x), np.empty_like(x)
     run_plane(x, whole, Job(network, 0.0, 1.0, tile=1024, halo=0, stride=8))
@@ -223,7 +215,7 @@ def test_gates_halo_is_all_that_a_correction_depends_on(wide: bool) -> None:
 
 
 def test_placed_refined_is_placed_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    network, gates = _network(0), _gates()
+    network, gates = small_network(0), _gates()
     twin = placed(Refined(network, gates, 0.1, kernel=True), "cpu", "bf16") if non_local.library() else None
     if twin is not None:
         assert isinstance(twin, Refined)

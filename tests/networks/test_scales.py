@@ -12,8 +12,9 @@ from torch.nn import functional
 
 import mdrn_plugin
 from mdrn_plugin.engine.run import Job, count_tiles, placed, run_plane
-from mdrn_plugin.networks.mdrn import MDRN, FoldedMDRN
 from mdrn_plugin.networks.scales import SHARE, TwoScales, at_scales
+
+from .conftest import small_network
 
 
 class _Says(nn.Module):
@@ -79,17 +80,8 @@ def test_residual_follows_flips_and_rotations_of_picture_and_networks() -> None:
     torch.testing.assert_close(both.residual(torch.rot90(x, 1, (-2, -1)).flip(-1)), expected)
 
 
-def _network(seed: int) -> FoldedMDRN:
-    torch.manual_seed(seed)
-    network = MDRN(colours=1, blocks=1, channels=8)
-    for parameter in network.parameters():
-        if parameter.dim() > 1:
-            nn.init.kaiming_normal_(parameter)
-    return FoldedMDRN(network).eval()
-
-
 def test_run_plane_at_scales_tiled_with_its_halo_equals_whole_and_counts_its_strips() -> None:
-    network = at_scales([_network(0), _network(1), _network(2)])
+    network = at_scales([small_network(0), small_network(1), small_network(2)])
     x = np.random.default_rng(0).random((448, 416, 1), np.float32)
     job = Job(network, 0.0, 1.0, tile=1024, halo=0, stride=32)
     whole, tiled = np.empty_like(x), np.empty_like(x)
@@ -103,7 +95,7 @@ def test_run_plane_at_scales_tiled_with_its_halo_equals_whole_and_counts_its_str
 
 
 def test_placed_at_scales_is_placed_part_by_part() -> None:
-    parts = [_network(0), _network(1)]
+    parts = [small_network(0), small_network(1)]
     twin = placed(at_scales(list(parts)), "cpu", "bf16")
     assert isinstance(twin, TwoScales)
     assert twin.fine is placed(parts[0], "cpu", "bf16")
