@@ -211,7 +211,7 @@ def test_gates_halo_is_all_that_a_correction_depends_on(wide: bool) -> None:
         with torch.inference_mode():
             means, unsure = similar_means(b, y, SIGMA, wide=wide)
             added.append(gates(b, y - b, means, unsure, SIGMA)[..., middle:])
-    torch.testing.assert_close(added[0], added[1], atol=1e-6, rtol=0)
+    torch.testing.assert_close(added[0], added[1], atol=0, rtol=0)
 
 
 def test_placed_refined_is_placed_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
