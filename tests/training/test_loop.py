@@ -253,9 +253,9 @@ def test_every_recipe_is_sound() -> None:
     for name in names:
         recipe = load_recipe(name)
         assert recipe.name == name
-        if name in ("mdrn-2b-gray-10-20", "mdrn-2b-colour-10-20"):
-            # Measured to be as good as their neighbours from there on: docs/decisions/0007 and 0029.
-            assert (recipe.band_255[0], recipe.sigma_255[0]) == ((6.5, 8.7) if "gray" in name else (5.5, 6.2))
+        if name == "mdrn-2b-colour-10-20":
+            # Measured to be as good as its neighbour from there on: docs/decisions/0007 and 0029.
+            assert (recipe.band_255[0], recipe.sigma_255[0]) == (5.5, 6.2)
         else:
             assert recipe.sigma_255[0] <= recipe.band_255[0]
         assert recipe.sigma_255[1] >= recipe.band_255[1]

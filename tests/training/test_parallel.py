@@ -45,7 +45,10 @@ from mdrn_plugin.engine import device
 
 device.multiplies_bf16 = lambda kind: False
 
+from mdrn_plugin.training import kernel
 from mdrn_plugin.training.command import main
+
+kernel.fits = lambda network, device: False
 
 raise SystemExit(main())
 """
