@@ -139,9 +139,12 @@ def single(data: Path, folder: Path, picture: Path | None) -> None:
         from bm3d import bm3d
 
         print(f"BM3D: {_psnr(bm3d(noisy, SIGMA), clean):.2f}")
-    print(f"shipped model, blind: {_psnr(mdrn_plugin.denoise(noisy.astype(np.float32)), clean):.2f}")
-    for name in (m.name for m in mdrn_plugin.models() if m.tier == "own"):
-        print(f"{name}: {_psnr(mdrn_plugin.denoise(noisy.astype(np.float32), model=name), clean):.2f}")
+    shot = noisy.astype(np.float32)
+    own = [m.name for m in mdrn_plugin.models() if m.tier == "own"]
+    for name in ("", *own):
+        for quality in ("balanced", "best", "best+"):
+            out = mdrn_plugin.denoise(shot, quality=quality, **({"model": name} if name else {}))
+            print(f"{name or 'shipped models'}, {quality}, blind: {_psnr(out, clean):.2f}", flush=True)
 
 
 def score(data: Path, run: Path, every: int) -> None:
