@@ -54,6 +54,9 @@ def main() -> None:
     parser.add_argument("--crop", type=int, default=256, help="px; 0: whole pictures")
     parser.add_argument("--near", type=float, default=15, help="0..255; models farther from a level are out")
     parser.add_argument("--limit", type=int, help="only so many pictures")
+    parser.add_argument(
+        "--levels", type=float, nargs="+", default=LEVELS, help="only these, and the edges within 4 of them"
+    )
     parser.add_argument("--plot", type=Path, help="write a plot to this file")
     parser.add_argument("--json", type=Path, help="write what was measured to this file")
     options = parser.parse_args()
@@ -68,7 +71,7 @@ def main() -> None:
     colours = 3 if options.colour else 1
     models = [d for d in shipped().descriptors if d.colours == colours and d.tier == "balanced"]
     rows = []
-    for sigma in LEVELS:
+    for sigma in options.levels:
         near = [
             d for d in models if d.trained_255[0] - options.near <= sigma <= d.trained_255[1] + options.near
         ]
@@ -91,15 +94,16 @@ def main() -> None:
             }
         )
         print(
-            f"{sigma}: {rows[-1]['lost']:+.3f} dB mean, {rows[-1]['worst']:+.3f} worst, {dict(picked)}",
+            f"{sigma:g}: {rows[-1]['lost']:+.3f} dB mean, {rows[-1]['worst']:+.3f} worst, {dict(picked)}",
             file=sys.stderr,
         )
     edges = sorted({e for d in models for e in d.band_255 if 0 < e < 90})
+    edges = [e for e in edges if min(abs(e - sigma) for sigma in options.levels) <= 4]
     steps = {edge: edge_step(pictures, edge) for edge in edges}
     print("| σ | below the best model, mean | worst | picked |\n|---|---|---|---|")
     for row in rows:
         names = ", ".join(f"{k} {v}" for k, v in row["picked"].items())
-        print(f"| {row['sigma']} | {row['lost']:.3f} | {row['worst']:.3f} | {names} |")
+        print(f"| {row['sigma']:g} | {row['lost']:.3f} | {row['worst']:.3f} | {names} |")
     print(f"\nmean over levels {np.mean([r['lost'] for r in rows]):.3f} dB; step at the edges, dB:")
     print(", ".join(f"{edge:g}: {step:+.3f}" for edge, step in steps.items()))
     if options.json:
@@ -142,7 +146,7 @@ def draw(rows: list[dict[str, Any]], edges: list[float], path: Path) -> None:
     axis.plot(levels, chosen, "k.--", label="automatic choice, noise measured")
     for edge in edges:
         axis.axvline(edge, color="0.8", linewidth=0.8, zorder=0)
-    axis.set_ylim(-1.0, 0.05)
+    axis.set_ylim(-1.0, 0.12)
     axis.set_xlabel("noise level σ, 0..255")
     axis.set_ylabel("PSNR below the best model, dB")
     axis.legend(fontsize=8, loc="lower center")
