@@ -282,7 +282,7 @@ MUTATIONS = (
     Mutation("self", "noise of any levels is learnt from", "training/selfsupervised.py",
              "if least < _ONE_LEVEL:", "if False:",
              "tests/training/test_selfsupervised.py -k not_of_one_level"),
-    Mutation("self", "a texture that the network leaves noise in is noise of any levels", "training/selfsupervised.py",
+    Mutation("self", "a texture that keeps noise is refused", "training/selfsupervised.py",
              "_differences(y).flatten()", "(y - network(y)).flatten()",
              "tests/training/test_selfsupervised.py -k single_noisy"),
     Mutation("self", "recorrupted pictures keep their noise in common", "training/selfsupervised.py",
