@@ -63,8 +63,8 @@ _DENOISED = 12_000_000  # px of Bayes results that the student learns from at mo
 _RECORRUPTED = 96  # px, side of the patches of recorrupted pictures
 _PREVIEW = 512  # px a side at most
 # Of the pixels in order of their denoised values: where the quarter with the least noise has so much of what
-# was measured, or the noise is not of one level. Photographs have 0.98 to 1.07, a fine texture 2.1 (differences
-# hold what it is made of, too), W2S's frames, of few photons, 0.51 to 0.68.
+# was measured, or the noise is not of one level. Photographs have 0.98 to 1.07, a fine texture 2.1
+# (differences hold what it is made of, too), W2S's frames, of few photons, 0.51 to 0.68.
 _GROUPS, _QUARTER, _ONE_LEVEL = 16, 3, 0.8
 _DIFFERENCE = torch.tensor([[1.0, -2, 1], [-2, 4, -2], [1, -2, 1]]) / 6  # white noise stays as strong
 _ALPHA = 0.5  # noise added to the input, times its own
