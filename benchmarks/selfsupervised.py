@@ -140,10 +140,9 @@ def single(data: Path, folder: Path, picture: Path | None) -> None:
 
         print(f"BM3D: {_psnr(bm3d(noisy, SIGMA), clean):.2f}")
     shot = noisy.astype(np.float32)
-    own = [m.name for m in mdrn_plugin.models() if m.tier == "own"]
-    for name in ("", *own):
+    for name in (None, *(m.name for m in mdrn_plugin.models() if m.tier == "own")):
         for quality in ("balanced", "best", "best+"):
-            out = mdrn_plugin.denoise(shot, quality=quality, **({"model": name} if name else {}))
+            out = mdrn_plugin.denoise(shot, quality=quality, model=name)
             print(f"{name or 'shipped models'}, {quality}, blind: {_psnr(out, clean):.2f}", flush=True)
 
 

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from torch.nn import functional
 
 from mdrn_plugin.errors import BadOption
 from mdrn_plugin.files import write_bytes
@@ -443,8 +443,8 @@ def _require_one_level(noisy: Sequence[Tensor], network: torch.nn.Module, sigma:
 
 def _differences(noisy: Tensor) -> Tensor:
     """Return second differences along both axes (N, C, H, W): of white noise, values of its own level."""
-    around = F.pad(noisy, (1, 1, 1, 1), mode="reflect").flatten(0, 1)[:, None]
-    return F.conv2d(around, _DIFFERENCE.to(noisy)[None, None]).reshape(noisy.shape)
+    around = functional.pad(noisy, (1, 1, 1, 1), mode="reflect").flatten(0, 1)[:, None]
+    return functional.conv2d(around, _DIFFERENCE.to(noisy)[None, None]).reshape(noisy.shape)
 
 
 def _pairs(

@@ -370,7 +370,7 @@ def test_learn_refuses_noise_that_is_not_of_one_level(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).normal(0, 25 / 255, clean.shape)
     options = selfsupervised.SelfOptions(name="x", **QUICK)
     weaker = (clean + noise * np.where(clean < 0.5, 0.5, 1)).astype(np.float32)
-    with pytest.raises(BadOption, match=r"not of one level: .* has 5[0-4]% .* shipped models"):
+    with pytest.raises(BadOption, match=r"not of one level: .* has (53|54)% .* shipped models"):
         selfsupervised.learn([weaker[None]], 25 / 255, dict(network.state_dict()), tmp_path / "run", options)
     assert not (tmp_path / "run").exists()
 
